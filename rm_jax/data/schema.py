@@ -1,0 +1,249 @@
+"""The preference record: what every data source becomes, one JSON object a line.
+
+>>> record_from_dict({"id": "7", "source": "demo", "ranks": [0, 1],
+...     "prompt": [{"role": "user", "content": "2 + 2?"}], "responses": ["4", "5"]})
+... # doctest: +ELLIPSIS
+Record(id='7', source='demo', ...
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class RowError(ValueError):
+    """A row that cannot become a Record: says where, which field and why."""
+
+    def __init__(self, where: str, field: str, why: str):
+        super().__init__(f"{where}: field {field!r}: {why}")
+        self.where, self.field, self.why = where, field, why
+
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Annotator(NamedTuple):
+    """One person's ranking of the responses; ids are free text."""
+
+    id: str
+    ranks: tuple[int | None, ...]
+
+
+class Step(NamedTuple):
+    """One step of a response: 1 is right, 0 wrong, None not labelled."""
+
+    text: str
+    label: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One prompt, K >= 1 responses and what is known about them.
+
+    Attributes:
+      id: unique in its source.
+      source: name of the data set.
+      prompt: the conversation so far.
+      responses: each a tuple of messages; plain text is one assistant message.
+      ranks: 0 is best, equal is a tie, None is unranked; one a response.
+      strength: strength of the preference, in the source's own unit.
+      soft: probability that response 0 beats response 1 (K = 2 only).
+      annotators: rankings of single people.
+      ratings: attribute name -> one rating a response.
+      steps: one tuple of steps a response.
+      weight: weight in the loss, finite and >= 0.
+      meta: anything else worth keeping, JSON values.
+    """
+
+    id: str
+    source: str
+    prompt: tuple[Message, ...]
+    responses: tuple[tuple[Message, ...], ...]
+    ranks: tuple[int | None, ...]
+    strength: float | None = None
+    soft: float | None = None
+    annotators: tuple[Annotator, ...] = ()
+    ratings: Mapping[str, tuple[float | None, ...]] = dataclasses.field(
+        default_factory=dict
+    )
+    steps: tuple[tuple[Step, ...], ...] = ()
+    weight: float = 1.0
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def response_text(response: tuple[Message, ...]) -> str:
+    """Plain text of a response: its messages' contents, one a line."""
+    return "\n".join(m.content for m in response)
+
+
+def record_from_dict(row: Mapping[str, Any], where: str = "record") -> Record:
+    """Checks a JSON object and makes it a Record.
+
+    Args:
+      row: the object; unknown keys are an error (put them under `meta`).
+      where: source and row number, for the message.
+
+    Raises:
+      RowError: naming the row, the field and what is wrong with it.
+    """
+    known = {f.name for f in dataclasses.fields(Record)}
+    for key in row:
+        if key not in known:
+            raise RowError(where, key, f"unknown; known fields: {sorted(known)}")
+    for key in ("prompt", "responses"):
+        if key not in row:
+            raise RowError(where, key, "missing")
+    prompt = _messages(row["prompt"], where, "prompt", role="user")
+    responses = _responses(row["responses"], where)
+    k = len(responses)
+    return Record(
+        id=str(row.get("id", where)),
+        source=str(row.get("source", "")),
+        prompt=prompt,
+        responses=responses,
+        ranks=_ranks(row.get("ranks", [None] * k), k, where, "ranks"),
+        strength=_number(row.get("strength"), where, "strength"),
+        soft=_soft(row.get("soft"), k, where),
+        annotators=tuple(
+            _annotator(a, k, where, f"annotators[{i}]")
+            for i, a in enumerate(row.get("annotators") or ())
+        ),
+        ratings={
+            str(name): _ratings(values, k, where, f"ratings[{name}]")
+            for name, values in (row.get("ratings") or {}).items()
+        },
+        steps=_steps(row.get("steps") or (), k, where),
+        weight=_weight(row.get("weight", 1.0), where),
+        meta=dict(row.get("meta") or {}),
+    )
+
+
+def record_to_dict(record: Record) -> dict[str, Any]:
+    """The JSON object of a Record; `record_from_dict` reads it back unchanged."""
+    out: dict[str, Any] = {
+        "id": record.id,
+        "source": record.source,
+        "prompt": [m._asdict() for m in record.prompt],
+        "responses": [[m._asdict() for m in r] for r in record.responses],
+        "ranks": list(record.ranks),
+    }
+    if record.strength is not None:
+        out["strength"] = record.strength
+    if record.soft is not None:
+        out["soft"] = record.soft
+    if record.annotators:
+        out["annotators"] = [
+            {"id": a.id, "ranks": list(a.ranks)} for a in record.annotators
+        ]
+    if record.ratings:
+        out["ratings"] = {name: list(v) for name, v in record.ratings.items()}
+    if record.steps:
+        out["steps"] = [[s._asdict() for s in steps] for steps in record.steps]
+    if record.weight != 1.0:
+        out["weight"] = record.weight
+    if record.meta:
+        out["meta"] = dict(record.meta)
+    return out
+
+
+def _messages(value: Any, where: str, field: str, role: str) -> tuple[Message, ...]:
+    if isinstance(value, str):
+        return (Message(role, value),)
+    if not isinstance(value, list | tuple) or not value:
+        raise RowError(where, field, f"want text or a list of messages, got {value!r}")
+    out = []
+    for i, m in enumerate(value):
+        here = f"{field}[{i}]"
+        if isinstance(m, Message):
+            m = m._asdict()
+        if not isinstance(m, Mapping) or not {"role", "content"} <= set(m):
+            raise RowError(where, here, f"want {{role, content}}, got {m!r}")
+        if m["role"] not in ROLES:
+            raise RowError(where, here, f"role {m['role']!r} is not one of {ROLES}")
+        if not isinstance(m["content"], str):
+            raise RowError(where, here, f"content is not text: {m['content']!r}")
+        out.append(Message(m["role"], m["content"]))
+    return tuple(out)
+
+
+def _responses(value: Any, where: str) -> tuple[tuple[Message, ...], ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise RowError(where, "responses", f"want at least one response, got {value!r}")
+    return tuple(
+        _messages(r, where, f"responses[{i}]", role="assistant")
+        for i, r in enumerate(value)
+    )
+
+
+def _of_length(value: Any, k: int, where: str, field: str) -> list[Any]:
+    if not isinstance(value, list | tuple) or len(value) != k:
+        raise RowError(where, field, f"want {k} values, one a response, got {value!r}")
+    return list(value)
+
+
+def _ranks(value: Any, k: int, where: str, field: str) -> tuple[int | None, ...]:
+    for r in _of_length(value, k, where, field):
+        if r is not None and (isinstance(r, bool) or not isinstance(r, int) or r < 0):
+            raise RowError(where, field, f"rank {r!r} is not null or an integer >= 0")
+    return tuple(value)
+
+
+def _annotator(value: Any, k: int, where: str, field: str) -> Annotator:
+    if isinstance(value, Annotator):
+        value = value._asdict()
+    if not isinstance(value, Mapping) or not {"id", "ranks"} <= set(value):
+        raise RowError(where, field, f"want {{id, ranks}}, got {value!r}")
+    return Annotator(str(value["id"]), _ranks(value["ranks"], k, where, field))
+
+
+def _number(value: Any, where: str, field: str) -> float | None:
+    if value is None:
+        return None
+    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    if not ok or not math.isfinite(value):
+        raise RowError(where, field, f"want a finite number or null, got {value!r}")
+    return float(value)
+
+
+def _soft(value: Any, k: int, where: str) -> float | None:
+    p = _number(value, where, "soft")
+    if p is not None and (k != 2 or not 0 <= p <= 1):
+        raise RowError(where, "soft", f"want a probability and K = 2, got {p}, K = {k}")
+    return p
+
+
+def _weight(value: Any, where: str) -> float:
+    w = _number(value, where, "weight")
+    if w is None or w < 0:
+        raise RowError(where, "weight", f"want a finite number >= 0, got {value!r}")
+    return w
+
+
+def _ratings(value: Any, k: int, where: str, field: str) -> tuple[float | None, ...]:
+    return tuple(_number(v, where, field) for v in _of_length(value, k, where, field))
+
+
+def _steps(value: Any, k: int, where: str) -> tuple[tuple[Step, ...], ...]:
+    if not value:
+        return ()
+    out = []
+    for i, steps in enumerate(_of_length(value, k, where, "steps")):
+        row = []
+        for j, s in enumerate(steps):
+            here = f"steps[{i}][{j}]"
+            s = s._asdict() if isinstance(s, Step) else s
+            if not isinstance(s, Mapping) or not isinstance(s.get("text"), str):
+                raise RowError(where, here, f"want {{text, label}}, got {s!r}")
+            label = s.get("label")
+            if label is not None and (isinstance(label, bool) or label not in (0, 1)):
+                raise RowError(where, here, f"label {label!r} is not 0, 1 or null")
+            row.append(Step(s["text"], label))
+        out.append(tuple(row))
+    return tuple(out)

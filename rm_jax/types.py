@@ -1,0 +1,80 @@
+"""Arrays that cross module borders: a packed batch, its labels, a model's output.
+
+Letters in shapes: b rows, t tokens of a row, s slots of a row, e examples of a chunk,
+k responses of an example, p steps of a response, a attributes, m members.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float, Int
+
+
+class PackedBatch(NamedTuple):
+    """Rows of several segments; a segment is one prompt and some of its responses.
+
+    The prompt of a segment is stored once. Token i sees token j iff j <= i, both are in
+    the same segment, j is in the prompt or in i's own branch, and, in a layer with
+    window W, positions[i] - positions[j] < W.
+
+    Attributes:
+      tokens: token ids.
+      positions: position in prompt + own response; every response restarts at the
+        prompt's length.
+      segments: 1, 2, ... inside a row; 0 is padding.
+      branches: 0 is the prompt, k >= 1 the k-th response in this segment.
+      slots: index in the row of each scored token; 0 where the slot is unused.
+      slot_ids: (example, response, step) that each slot's score belongs to, indices into
+        Labels; (-1, -1, -1) where the slot is unused.
+    """
+
+    tokens: Int[Array, "b t"]
+    positions: Int[Array, "b t"]
+    segments: Int[Array, "b t"]
+    branches: Int[Array, "b t"]
+    slots: Int[Array, "b s"]
+    slot_ids: Int[Array, "b s 3"]
+
+
+class Labels(NamedTuple):
+    """What people said about each example of a chunk.
+
+    Attributes:
+      ranks: 0 is best, equal is a tie, -1 is unranked or no such response.
+      present: 1 where the response exists, else 0.
+      soft: probability that response 0 beats response 1; NaN where not given.
+      strength: strength of the preference; NaN where not given.
+      weight: weight of the example; 0 for padding examples.
+      ratings: attribute ratings; NaN where not given.
+      steps: step labels; -1 where not given.
+      lengths: tokens of each response, template included.
+      ids: index of the example in its data set; -1 for padding.
+      reference_logp: log-probability of each response under a reference policy; NaN
+        where not given.
+    """
+
+    ranks: Int[Array, "e k"]
+    present: Int[Array, "e k"]
+    soft: Float[Array, "e"]
+    strength: Float[Array, "e"]
+    weight: Float[Array, "e"]
+    ratings: Float[Array, "e k a"]
+    steps: Int[Array, "e k p"]
+    lengths: Int[Array, "e k"]
+    ids: Int[Array, "e"]
+    reference_logp: Float[Array, "e k"]
+
+
+class RewardOutput(NamedTuple):
+    """What a reward model says of a chunk.
+
+    Attributes:
+      scores: one reward a response, float32; 0 where there is no response. With members
+        the leading axis is m.
+      aux: named extra outputs (attributes, quantiles, log-variance, step scores, ...).
+      token_logp: sum over the response's tokens of log p(token | prompt, tokens before),
+        or None when no loss asks for it.
+    """
+
+    scores: Float[Array, "*m e k"]
+    aux: dict[str, Array]
+    token_logp: Float[Array, "*m e k"] | None
