@@ -1,0 +1,164 @@
+"""Batches as a pure function of (seed, step): nothing to save, nothing to replay.
+
+Step s takes items s*B ... (s+1)*B - 1 of the endless concatenation of one permutation
+an epoch, and the responses of each in random order, so that no position in a chunk says
+which one was chosen.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rm_jax.data import pack
+from rm_jax.data.cache import TokenSet
+from rm_jax.types import Labels, PackedBatch
+
+
+class StepBatch(NamedTuple):
+    """What one step computes.
+
+    Attributes:
+      chunks: arrays of each chunk: this host's rows, everybody's labels.
+      shapes: shape of each chunk, in the same order.
+      weight: sum of the examples' weights over all chunks.
+      examples: prompts in the step.
+      responses: responses in the step.
+      tokens: tokens that are not padding.
+      padding: share of the chunks that is padding.
+    """
+
+    chunks: tuple[tuple[PackedBatch, Labels], ...]
+    shapes: tuple[pack.Shape, ...]
+    weight: float
+    examples: int
+    responses: int
+    tokens: int
+    padding: float
+
+
+class Loader:
+    """Chunks of a data set, by step (training) or in order (evaluation).
+
+    Args:
+      data: the tokens.
+      shapes: chunk shapes.
+      examples: prompts a step.
+      seed: order of examples and responses.
+      layout: "packed" or "padded".
+      rows: rows of a shape that this host holds; all of them by default.
+    """
+
+    def __init__(
+        self,
+        data: TokenSet,
+        shapes: Sequence[pack.Shape],
+        examples: int,
+        seed: int = 0,
+        layout: str = "packed",
+        rows: Callable[[pack.Shape], slice] = lambda shape: slice(None),
+    ):
+        self.data, self.shapes, self.examples = data, tuple(shapes), examples
+        self.seed, self.shared, self.rows = seed, layout == "packed", rows
+        self._permutations: dict[int, np.ndarray] = {}
+
+    def steps_per_epoch(self) -> float:
+        """Steps that see as many examples as there are."""
+        return len(self.data) / self.examples
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._permutations:
+            rng = np.random.default_rng([self.seed, epoch])
+            while len(self._permutations) > 1:  # a step touches few epochs
+                self._permutations.pop(min(self._permutations))
+            self._permutations[epoch] = rng.permutation(len(self.data))
+        return self._permutations[epoch]
+
+    def items_at(self, step: int) -> list[pack.Item]:
+        """The examples of a step, each with its responses in random order."""
+        first, n = step * self.examples, len(self.data)
+        rng = np.random.default_rng([self.seed, step, 1])
+        keys = rng.random((self.examples, self.data.max_responses))
+        items = []
+        for i in range(self.examples):
+            epoch, index = divmod(first + i, n)
+            example = int(self._permutation(epoch)[index])
+            k = self.data.count(example)
+            items.append(pack.Item(example, tuple(np.argsort(keys[i, :k]).tolist())))
+        return items
+
+    def batch_at(self, step: int) -> StepBatch:
+        """The batch of a step: pure in (seed, step)."""
+        return self._batch(self.items_at(step))
+
+    def in_order(self, limit: int = 0, block: int = 256) -> Iterator[StepBatch]:
+        """Every example (or the first `limit`) once, responses in their own order."""
+        n = min(limit, len(self.data)) if limit else len(self.data)
+        for first in range(0, n, block):
+            yield self._batch(
+                [
+                    pack.Item(i, tuple(range(self.data.count(i))))
+                    for i in range(first, min(first + block, n))
+                ]
+            )
+
+    def _batch(self, items: list[pack.Item]) -> StepBatch:
+        largest = self.shapes[-1]
+        groups = [
+            pack.segments(self.data, i, item, largest, self.shared)
+            for i, item in enumerate(items)
+        ]
+        chunks = pack.layout(groups, self.shapes, alone=not self.shared)
+        k = self.data.max_responses
+        filled = tuple(
+            (
+                pack.fill(self.data, items, chunk, self.rows(chunk.shape)),
+                pack.labels(self.data, items, chunk, k),
+            )
+            for chunk in chunks
+        )
+        tokens = sum(c.tokens for c in chunks)
+        size = sum(c.shape.rows * c.shape.length for c in chunks)
+        return StepBatch(
+            chunks=filled,
+            shapes=tuple(c.shape for c in chunks),
+            weight=float(sum(labels.weight.sum() for _, labels in filled)),
+            examples=len(items),
+            responses=sum(len(item.order) for item in items),
+            tokens=tokens,
+            padding=1 - tokens / size,
+        )
+
+    def prefetch(self, start: int, stop: int, ahead: int) -> Iterator[StepBatch]:
+        """Batches of steps start ... stop - 1, made by a thread `ahead` steps early."""
+        ready: queue.Queue = queue.Queue(maxsize=ahead)
+        closed = threading.Event()
+
+        def put(value) -> bool:
+            while not closed.is_set():
+                try:
+                    ready.put(value, timeout=0.1)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
+        def work() -> None:
+            try:
+                for step in range(start, stop):
+                    if not put(self.batch_at(step)):
+                        return
+            except BaseException as error:  # handed to the consumer, raised there
+                put(error)
+
+        threading.Thread(target=work, daemon=True, name="rm_jax-loader").start()
+        try:
+            for _ in range(start, stop):
+                value = ready.get()
+                if isinstance(value, BaseException):
+                    raise value
+                yield value
+        finally:
+            closed.set()

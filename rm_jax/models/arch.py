@@ -1,0 +1,106 @@
+"""What a backbone is made of: plain values, saved as arch.json with every checkpoint."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchConfig:
+    """A pre-norm transformer. Sizes are counts of features, lengths are tokens.
+
+    Attributes:
+      vocab_size: rows of the embedding.
+      d_model: width of the residual stream.
+      n_layers: blocks.
+      n_heads: query heads.
+      n_kv_heads: key and value heads; divides n_heads (grouped-query attention).
+      head_dim: features a head.
+      d_ff: hidden features of the gated MLP.
+      windows: attention window a layer, repeated over the layers; 0 is unlimited.
+      attention: "causal" or "full".
+      attention_block: tokens of a block of the attention matrix.
+      rope_base: base of the rotary frequencies.
+      norm_eps: added to the mean square in RMSNorm.
+      lm_head: "none", "tied" (the embedding) or "untied".
+      dropout: rate on each block's two outputs.
+      dtype: compute type; parameters are float32.
+      remat: "none" or "layer".
+      pooling: "last", "mean" or "sum" over a response's tokens.
+      head_init: "zero" or "normal" with variance 1/(d_model + 1).
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    d_ff: int
+    windows: tuple[int, ...] = (0,)
+    attention: str = "causal"
+    attention_block: int = 128
+    rope_base: float = 10000.0
+    norm_eps: float = 1e-6
+    lm_head: str = "none"
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    pooling: str = "last"
+    head_init: str = "zero"
+
+    @property
+    def pattern(self) -> int:
+        """Layers in one repetition of `windows`."""
+        return len(self.windows)
+
+    @property
+    def groups(self) -> int:
+        """Whole repetitions that are stacked and scanned; the last layer never is."""
+        return (self.n_layers - 1) // self.pattern
+
+    def window(self, layer: int) -> int:
+        """Attention window of a layer; 0 is unlimited."""
+        return self.windows[layer % self.pattern]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self) | {"windows": list(self.windows)}
+
+
+def from_json(values: Mapping[str, Any]) -> ArchConfig:
+    """Reads `to_json` back; a missing or unknown field is an error that names it."""
+    known = {f.name for f in dataclasses.fields(ArchConfig)}
+    if set(values) != known:
+        raise ValueError(
+            f"arch.json: missing {sorted(known - set(values))}, "
+            f"unknown {sorted(set(values) - known)}"
+        )
+    return ArchConfig(**{**values, "windows": tuple(values["windows"])})
+
+
+def decoder(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConfig:
+    """ArchConfig of `config.model` for a tokenizer of `vocab_size` tokens."""
+    multiple = model["vocab_multiple"]
+    same = (
+        "d_model n_layers n_heads n_kv_heads d_ff windows attention attention_block "
+        "rope_base norm_eps lm_head dropout dtype remat head_init"
+    ).split()
+    head_dim = model["d_model"] // model["n_heads"]
+    if head_dim % 2:
+        raise ValueError(
+            f"config.model: d_model / n_heads = {head_dim} is odd; rotary positions "
+            "turn pairs of features: change one of the two"
+        )
+    return ArchConfig(
+        vocab_size=-(-vocab_size // multiple) * multiple,
+        head_dim=head_dim,
+        pooling=pooling,
+        **{name: model[name] for name in same},
+    )
+
+
+def flops_per_token(arch: ArchConfig) -> int:
+    """Multiply-adds x 2 of one token's forward pass, without attention scores."""
+    attention = arch.head_dim * (2 * arch.n_heads + 2 * arch.n_kv_heads)
+    return 2 * arch.n_layers * arch.d_model * (attention + 3 * arch.d_ff)

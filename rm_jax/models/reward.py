@@ -1,0 +1,157 @@
+"""The reward model: a trunk, pooling at the scored tokens, a float32 head without bias.
+
+A bias would have zero gradient under any pairwise loss, and Adam would turn its rounding
+noise into full steps; so the head has none.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from rm_jax.models.arch import ArchConfig
+from rm_jax.models.transformer import Transformer, take
+from rm_jax.types import PackedBatch, RewardOutput
+
+LOGP_BLOCK = 128  # tokens whose logits exist at one time, a row
+
+
+class RewardModel(nn.Module):
+    """score = head . pool(trunk(tokens)), one a slot, scattered to [e k]."""
+
+    arch: ArchConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        batch: PackedBatch,
+        examples: int,
+        responses: int,
+        train: bool = False,
+        token_logp: bool = False,
+    ) -> RewardOutput:
+        """Scores a chunk.
+
+        Args:
+          batch: the chunk.
+          examples: e, the leading size of its labels.
+          responses: k.
+          train: dropout on.
+          token_logp: also sum log p of each response's tokens (needs an LM head).
+
+        Raises:
+          ValueError: token_logp without an LM head.
+        """
+        a = self.arch
+        at_slots = a.pooling == "last" and not token_logp
+        hidden = Transformer(a, name="trunk")(batch, at_slots, train)
+        if not at_slots:
+            pooled = pool(hidden, batch, a.pooling)
+        else:
+            pooled = hidden.astype(jnp.float32)
+        init = {
+            "zero": nn.initializers.zeros,
+            "normal": nn.initializers.normal((a.d_model + 1) ** -0.5),
+        }[a.head_init]
+        kernel = self.param("head", init, (a.d_model,), jnp.float32)
+        scores = jnp.einsum(
+            "bsd,d->bs", pooled, kernel, precision=jax.lax.Precision.HIGHEST
+        )
+        logp = None
+        if a.lm_head == "untied":
+            init = nn.initializers.normal(a.d_model**-0.5)
+            unembed = self.param(
+                "lm_head", init, (a.vocab_size, a.d_model), jnp.float32
+            )
+        if token_logp:
+            if a.lm_head == "none":
+                raise ValueError(
+                    "the loss asks for log p(token), but config.model.lm_head is "
+                    "'none': set it to 'tied' or 'untied'"
+                )
+            if a.lm_head == "tied":
+                unembed = self.variables["params"]["trunk"]["embed"]["embedding"]
+            logp = scatter(
+                response_logp(hidden, batch, unembed), batch, examples, responses
+            )
+        return RewardOutput(scatter(scores, batch, examples, responses), {}, logp)
+
+
+def same_response(batch: PackedBatch) -> Float[Array, "b s t"]:
+    """1 where a token belongs to the response that a slot scores, else 0."""
+    segment = jnp.take_along_axis(batch.segments, batch.slots, axis=1)
+    branch = jnp.take_along_axis(batch.branches, batch.slots, axis=1)
+    same = batch.segments[:, None] == segment[..., None]
+    same &= batch.branches[:, None] == branch[..., None]
+    return same.astype(jnp.float32)
+
+
+def pool(
+    hidden: Float[Array, "b t d"], batch: PackedBatch, how: str
+) -> Float[Array, "b s d"]:
+    """One float32 vector a slot: its token's, or the mean or sum over its response."""
+    if how == "last":
+        return take(hidden, batch.slots).astype(jnp.float32)
+    mask = same_response(batch)
+    total = jnp.einsum(
+        "bst,btd->bsd",
+        mask,
+        hidden.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    if how == "sum":
+        return total
+    return total / jnp.maximum(mask.sum(-1, keepdims=True), 1.0)
+
+
+def scatter(
+    values: Float[Array, "b s"], batch: PackedBatch, examples: int, responses: int
+) -> Float[Array, "e k"]:
+    """Values of slots to their (example, response); 0 where there is none."""
+    e, k = batch.slot_ids[..., 0], batch.slot_ids[..., 1]
+    flat = jnp.where(e >= 0, e * responses + k, examples * responses)
+    out = jnp.zeros((examples * responses + 1,), jnp.float32)
+    out = out.at[flat.reshape(-1)].add(values.reshape(-1))
+    return out[:-1].reshape(examples, responses)
+
+
+def predecessors(batch: PackedBatch) -> Int[Array, "b t"]:
+    """Index of the token that each token follows.
+
+    The token before it, except for the first token of a response, which follows the
+    last token of its prompt however many responses lie between.
+    """
+    b, t = batch.tokens.shape
+    index = jnp.broadcast_to(jnp.arange(t)[None], (b, t))
+    new = jnp.concatenate(
+        [jnp.ones((b, 1), bool), batch.segments[:, 1:] != batch.segments[:, :-1]], 1
+    )
+    begin = jax.lax.cummax(jnp.where(new, index, 0), axis=1)
+    opens = jnp.concatenate(
+        [jnp.zeros((b, 1), bool), batch.branches[:, 1:] != batch.branches[:, :-1]], 1
+    )
+    jump = begin + batch.positions - 1
+    return jnp.maximum(jnp.where(opens & ~new, jump, index - 1), 0)
+
+
+def response_logp(
+    hidden: Float[Array, "b t d"],
+    batch: PackedBatch,
+    unembed: Float[Array, "v d"],
+) -> Float[Array, "b s"]:
+    """Sum over each scored response of log p(token | tokens before), by blocks."""
+    previous = take(hidden, predecessors(batch)).astype(jnp.float32)
+
+    def block(args):
+        x, tokens = args
+        logits = jnp.einsum("bnd,vd->bnv", x, unembed)
+        logp = jax.nn.log_softmax(logits, axis=-1)
+        return jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
+
+    parts = []
+    t = batch.tokens.shape[1]
+    for start in range(0, t, LOGP_BLOCK):
+        cut = slice(start, min(start + LOGP_BLOCK, t))
+        parts.append(jax.checkpoint(block)((previous[:, cut], batch.tokens[:, cut])))
+    logp = jnp.concatenate(parts, axis=1)
+    return jnp.einsum("bst,bt->bs", same_response(batch), logp)

@@ -1,0 +1,138 @@
+"""The device mesh and where every array lives on it: ordered (regex, spec) rules.
+
+Parameters, gradients, optimiser state and averages get their sharding by one pass over
+their names, so nothing is ever placed by hand. First match wins.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))  # rows of a chunk
+# Name of a parameter (suffix of a path) -> axes of its trailing dimensions.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"embed/embedding$|lm_head$", ("tensor", "fsdp")),
+    (r"attn/(q|k|v)/kernel$", ("fsdp", "tensor")),
+    (r"attn/o/kernel$", ("tensor", "fsdp")),
+    (r"mlp/(gate|up)/kernel$", ("fsdp", "tensor")),
+    (r"mlp/down/kernel$", ("tensor", "fsdp")),
+    (r".*", ()),
+)
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """Mesh of axes data, fsdp, tensor; one size may be -1: all that are left.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = [int(sizes[a]) for a in AXES]
+    if shape.count(-1) > 1 or any(n == 0 or n < -1 for n in shape):
+        raise ValueError(
+            f"config.mesh = {dict(zip(AXES, shape, strict=True))}: sizes are 1 or "
+            "more, and one of them may be -1"
+        )
+    if -1 in shape:
+        known = int(np.prod([n for n in shape if n != -1]))
+        shape[shape.index(-1)] = len(devices) // known
+    if int(np.prod(shape)) != len(devices):
+        raise ValueError(
+            f"config.mesh = {dict(zip(AXES, shape, strict=True))} is "
+            f"{int(np.prod(shape))} devices, but there are {len(devices)}: set one axis "
+            "to -1 or change a size"
+        )
+    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 3, devices=devices)
+
+
+def rows_divide(mesh: Mesh, rows: int, what: str) -> None:
+    """Raises ValueError where a chunk's rows do not divide over data x fsdp."""
+    n = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % n:
+        raise ValueError(
+            f"{what} has {rows} rows, which do not divide over mesh data x fsdp = {n} "
+            "devices: raise config.batch.chunk_tokens to a multiple of that row length "
+            f"x {n}"
+        )
+
+
+def spec_of(name: str, shape: Sequence[int], mesh: Mesh) -> P:
+    """PartitionSpec of an array by its name; leading dimensions (stacks) stay whole.
+
+    Raises:
+      ValueError: an axis does not divide its dimension: names both.
+    """
+    axes = next(axes for pattern, axes in RULES if re.search(pattern, name))
+    if len(shape) < len(axes):  # a factored or scalar statistic of the parameter
+        return P()
+    spec = (None,) * (len(shape) - len(axes)) + tuple(axes)
+    for size, axis in zip(shape, spec, strict=True):
+        if axis is not None and size % mesh.shape[axis]:
+            raise ValueError(
+                f"{name} {tuple(shape)}: dimension {size} does not divide over mesh "
+                f"axis {axis} = {mesh.shape[axis]}: change config.mesh.{axis} or the "
+                "model's size"
+            )
+    return P(*spec)
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """"a/b/0" of a tree path."""
+    keys = []
+    for entry in path:
+        for attribute in ("key", "name", "idx"):
+            if hasattr(entry, attribute):
+                keys.append(str(getattr(entry, attribute)))
+                break
+    return "/".join(keys)
+
+
+def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+    """NamedSharding of every leaf of a tree of arrays or ShapeDtypeStructs."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: NamedSharding(mesh, spec_of(path_name(path), x.shape, mesh)),
+        tree,
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, P())
+
+
+def local_rows(mesh: Mesh, rows: int) -> slice:
+    """The contiguous rows of a chunk that this process's devices hold.
+
+    Raises:
+      ValueError: they are not contiguous; use the default device order.
+    """
+    sharding = NamedSharding(mesh, BATCH)
+    held = sorted(
+        {
+            i
+            for index in sharding.addressable_devices_indices_map((rows,)).values()
+            for i in range(*index[0].indices(rows))
+        }
+    )
+    if held != list(range(held[0], held[-1] + 1)):
+        raise ValueError(f"rows {held} of this host are not contiguous")
+    return slice(held[0], held[-1] + 1)
+
+
+def put_rows(mesh: Mesh, local: np.ndarray, rows: int) -> jax.Array:
+    """A chunk's array from this host's rows."""
+    return jax.make_array_from_process_local_data(
+        NamedSharding(mesh, BATCH), local, (rows, *local.shape[1:])
+    )
+
+
+def put_whole(mesh: Mesh, value: np.ndarray) -> jax.Array:
+    """An array that every host has whole, replicated."""
+    return jax.make_array_from_process_local_data(
+        replicated(mesh), np.asarray(value), np.shape(value)
+    )
