@@ -1,0 +1,145 @@
+"""A whole evaluation of one data set: figures, alarms, swap check, predictions."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from rm_jax import store
+from rm_jax.data.cache import TokenSet
+from rm_jax.data.contract import Encoder
+from rm_jax.data.loader import Loader
+from rm_jax.data.sources import parse_spec
+from rm_jax.data.world import make_world
+from rm_jax.evals.alarms import alarms
+from rm_jax.evals.bias import swap_check
+from rm_jax.evals.calibration import reliability
+from rm_jax.evals.predictions import to_arrow
+from rm_jax.evals.probes import world_probes
+from rm_jax.evals.score import ScoreFn, reversed_scores, score_table
+from rm_jax.evals.summary import evaluate, histograms
+from rm_jax.evals.table import ScoreTable, pairs
+
+SWAPPED = 256  # examples of the swap check
+PROBES = 512  # of each kind
+
+
+def evaluate_set(
+    name: str,
+    spec: str,
+    score_fn: ScoreFn,
+    loader: Loader,
+    encoder: Encoder,
+    world: Mapping[str, Any],
+    out: str,
+    seed: int,
+    temperature: float = 1.0,
+) -> dict[str, Any]:
+    """Evaluates one set and writes predictions/NAME.parquet.
+
+    Args:
+      name: of the set.
+      spec: where it comes from; `world:` adds ceiling and bias probes.
+      score_fn: the model.
+      loader: of the set.
+      encoder: of the model's contract, to decode texts and encode probes.
+      world: knobs of `world:`.
+      out: directory that predictions/ goes to.
+      seed: of the bootstrap.
+      temperature: of the contract.
+
+    Returns:
+      the figures of `evaluate`, and reliability, histograms, swap, alarms; for the
+      world ceiling and probes.
+    """
+    table = score_table(score_fn, loader)
+    values: dict[str, Any] = dict(evaluate(table, seed=seed, temperature=temperature))
+    found = reliability(pairs(table), temperature)
+    values["reliability"] = [
+        list(point)
+        for point in zip(
+            found.confidence.tolist(), found.share.tolist(), found.n.tolist(), strict=True
+        )
+    ]
+    for kind, histogram in histograms(table).items():
+        values[f"{kind}_histogram"] = {
+            "edges": histogram.edges.tolist(),
+            "counts": histogram.counts.tolist(),
+        }
+    reverse = reversed_scores(score_fn, loader, SWAPPED)
+    values["swap"] = swap_check(table.scores[: len(reverse)], reverse)
+    of_world = parse_spec(spec).format == "world"
+    values["alarms"] = alarms(table, human=not of_world)
+    if of_world:
+        split = parse_spec(spec).split
+        if split:
+            values["ceiling"] = make_world(world).ceiling(split).agreement
+
+        def score(data: TokenSet):
+            own = Loader(data, loader.shapes, loader.examples)
+            return score_table(score_fn, own).scores
+
+        values["probes"] = world_probes(world, encoder, score, PROBES, seed)
+    write_predictions(out, name, table, loader.data, encoder)
+    return values
+
+
+def write_predictions(
+    out: str, name: str, table: ScoreTable, data: TokenSet, encoder: Encoder
+) -> None:
+    """predictions/NAME.parquet: one row a response, with the text that was scored."""
+    prompts, responses = texts(data, len(table.ids), encoder)
+    folder = store.join(out, "predictions")
+    store.makedirs(folder)
+    path = store.join(folder, f"{name}.parquet")
+    pq.write_table(to_arrow(table, prompts, responses), f"{path}.tmp")
+    store.move(f"{path}.tmp", path)
+
+
+def texts(
+    data: TokenSet, n: int, encoder: Encoder
+) -> tuple[list[str], list[list[str]]]:
+    """Decoded prompts and responses of the first n examples."""
+    decode = lambda ids: encoder.decode(ids, skip_special=True)
+    prompts = [decode(data.branch(i, 0)) for i in range(n)]
+    return prompts, [
+        [decode(data.branch(i, j + 1)) for j in range(data.count(i))] for i in range(n)
+    ]
+
+
+def summary_lines(evals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """What is printed at the end: each accuracy beside what it should be held against."""
+    for name, v in evals.items():
+        if "accuracy" in v:
+            line = f"{name}: accuracy {_with_interval(v, 'accuracy')}"
+            if "ceiling" in v:
+                share = v["accuracy"] / v["ceiling"]
+                line += f", {share:.1%} of the ceiling {v['ceiling']:.3f}"
+            yield f"{line}; length alone gives {v['length_baseline']:.3f}; " + (
+                f"n = {v['n_pairs']:.0f} pairs, {v['n_prompts']:.0f} prompts"
+            )
+        rest = [f"NLL {v['nll']:.3f}", f"ECE {v['ece']:.3f}", f"Brier {v['brier']:.3f}"]
+        if "length_matched_accuracy" in v:
+            rest.append(
+                f"length-matched {_with_interval(v, 'length_matched_accuracy')} "
+                f"(n = {v['length_matched_n']:.0f})"
+            )
+        if "gold_accuracy" in v:
+            rest.append(f"gold accuracy {_with_interval(v, 'gold_accuracy')}")
+        if "best_of_k" in v:
+            rest.append(f"best of K {_with_interval(v, 'best_of_k')}")
+        yield f"  {', '.join(rest)}"
+        for kind, probe in v.get("probes", {}).items():
+            yield (
+                f"  {kind} bias: measured {_with_interval(probe, 'model_bias')}, "
+                f"injected {probe['annotator_bias']:+.3f} nats"
+            )
+        for alarm in v.get("alarms", ()):
+            yield f"  ALARM {alarm}"
+
+
+def _with_interval(values: Mapping[str, Any], key: str) -> str:
+    text = f"{values[key]:.3f}"
+    if f"{key}_low" in values:
+        text += f" [{values[f'{key}_low']:.3f}, {values[f'{key}_high']:.3f}]"
+    return text

@@ -1,0 +1,89 @@
+"""A data set through a model: a table of scores beside its labels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from rm_jax.data.loader import Loader
+from rm_jax.evals.table import ScoreTable
+from rm_jax.types import Labels, PackedBatch
+
+# (batch, labels) of one chunk -> scores [e k] on the host
+ScoreFn = Callable[[PackedBatch, Labels], Float[np.ndarray, "e k"]]
+
+
+def score_table(
+    score_fn: ScoreFn,
+    loader: Loader,
+    limit: int = 0,
+    poll: Callable[[], Any] = lambda: None,
+) -> ScoreTable:
+    """Scores the first `limit` examples (0 is all), in order.
+
+    Args:
+      score_fn: the model on one chunk.
+      loader: of the set.
+      limit: examples.
+      poll: called after every block: where a long evaluation notices a signal.
+    """
+    data = loader.data
+    n = min(limit, len(data)) if limit else len(data)
+    scores = np.full((n, data.max_responses), np.nan, np.float32)
+    for block in loader.in_order(limit):
+        for batch, labels in block.chunks:
+            put(scores, score_fn(batch, labels), labels)
+        poll()
+    return table_of(data, scores)
+
+
+def put(into: np.ndarray, scores: np.ndarray, labels: Labels) -> None:
+    """Writes a chunk's scores to the rows of its examples."""
+    real = labels.ids >= 0
+    values = np.where(labels.present[real] > 0, scores[real], np.nan)
+    into[labels.ids[real]] = values
+
+
+def table_of(data, scores: Float[np.ndarray, "n k"]) -> ScoreTable:
+    """The table of the first n examples of a token set, given their scores."""
+    n, k = scores.shape
+    wide = {name: np.full((n, k), np.nan, np.float32) for name in ("ranks", "gold")}
+    lengths = np.zeros((n, k), np.int64)
+    for i in range(n):
+        count = data.count(i)
+        for name, values in wide.items():
+            values[i, :count] = data.per_response(name, i)
+        lengths[i, :count] = data.lengths(i)
+    ranks = np.where(np.isnan(wide["ranks"]), -1, wide["ranks"]).astype(np.int64)
+    one = {name: np.asarray(data.arrays[name][:n]) for name in ("weight", "soft")}
+    return ScoreTable(
+        ids=np.array(data.ids(n)),
+        scores=scores,
+        ranks=ranks,
+        lengths=lengths,
+        strength=np.asarray(data.arrays["strength"][:n]),
+        prompts=np.asarray(data.arrays["prompt_hash"][:n]),
+        gold=wide["gold"],
+        **one,
+    )
+
+
+def reversed_scores(
+    score_fn: ScoreFn, loader: Loader, limit: int
+) -> Float[np.ndarray, "n k"]:
+    """Scores of the first `limit` examples, each with its responses in reverse order.
+
+    Packed differently and in other columns, yet returned in the columns of the set:
+    `bias.swap_check` compares them with a table's.
+    """
+    data = loader.data
+    n = min(limit, len(data))
+    out = np.full((n, data.max_responses), np.nan, np.float32)
+    for block in loader.in_order(n, backwards=True):
+        for batch, labels in block.chunks:
+            scores = np.asarray(score_fn(batch, labels))
+            for row, i in enumerate(labels.ids):
+                if i >= 0:
+                    out[i, : data.count(i)] = scores[row, : data.count(i)][::-1]
+    return out
