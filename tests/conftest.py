@@ -4,6 +4,7 @@ import os
 import pathlib
 import tempfile
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,3 +39,57 @@ def test_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set RM_JAX_TEST_DATA to a copy")
     return folder
+
+
+class ToyEncoder:
+    """Stands in for data.contract.Encoder: records carry their token ids in meta."""
+
+    vocab_size, bos_id = 97, 1
+
+    def __init__(self, max_length, side="left"):
+        import types
+
+        self.max_length, self.counts = max_length, {}
+        self.contract = types.SimpleNamespace(truncation_side=side)
+
+    def encode_many(self, records):
+        from rm_jax.data.contract import Encoded
+
+        for r in records:
+            prompt = np.asarray(r.meta["prompt"], np.int32)
+            responses = tuple(np.asarray(y, np.int32) for y in r.meta["responses"])
+            keep = [min(len(prompt), self.max_length - len(y)) for y in responses]
+            yield r, Encoded(prompt, responses, np.asarray(keep, np.int32), {})
+
+
+@pytest.fixture
+def toy_set(tmp_path):
+    """Makes a token set of random ids: examples are (prompt length, response lengths)."""
+    from rm_jax.data import cache
+    from rm_jax.data.schema import Message, Record
+
+    def make(examples, max_length=64, side="left", ranks=None, name="toy", seed=0):
+        rng = np.random.default_rng(seed)
+        draw = lambda n: [1, *rng.integers(2, 97, n - 1).tolist()]
+
+        def records():
+            for i, (prompt, lengths) in enumerate(examples):
+                k = len(lengths)
+                yield Record(
+                    id=f"toy-{i}",
+                    source="toy",
+                    prompt=(Message("user", str(i)),),
+                    responses=tuple((Message("assistant", str(j)),) for j in range(k)),
+                    ranks=tuple(range(k)) if ranks is None else ranks[i],
+                    meta={
+                        "prompt": draw(prompt),
+                        "responses": [
+                            rng.integers(2, 97, n).tolist() for n in lengths
+                        ],
+                    },
+                )
+
+        encoder = ToyEncoder(max_length, side)
+        return cache.build(records(), encoder, tmp_path / name, {}, {})
+
+    return make

@@ -86,6 +86,13 @@ class TokenSet(NamedTuple):
         meta = self.meta["truncation"]
         return prompt_tokens(self.branch(i, 0), keep, meta["side"], meta["bos_id"])
 
+    def ids(self, n: int) -> list[str]:
+        """Identifiers of the first n examples."""
+        starts = self.arrays["id_start"][: n + 1]
+        with open(self.directory / "ids.txt", "rb") as f:
+            text = f.read(int(starts[-1]))
+        return [text[a:b].decode() for a, b in zip(starts, starts[1:], strict=False)]
+
     def id(self, i: int) -> str:
         """Identifier of example i in its source."""
         start, stop = self.arrays["id_start"][i : i + 2]
@@ -101,9 +108,20 @@ def key(fingerprint: str, policy: Mapping[str, str], contract_sha: str) -> str:
 
 
 def build(
-    records: Iterable[Record], encoder: Encoder, directory: str | os.PathLike
+    records: Iterable[Record],
+    encoder: Encoder,
+    directory: str | os.PathLike,
+    audit: Mapping[str, Any],
+    source: Mapping[str, Any],
 ) -> TokenSet:
     """Tokenises `records` into `directory`, which appears whole or not at all.
+
+    Args:
+      records: what to tokenise.
+      encoder: a fresh one; its counts are kept in meta.json.
+      directory: the cache folder.
+      audit: findings, kept in meta.json.
+      source: what was read, kept in meta.json; read after the last record.
 
     Raises:
       CacheError: no record was left to write.
@@ -115,6 +133,7 @@ def build(
         meta = _write(records, encoder, scratch)
         if not meta["examples"]:
             raise CacheError(f"no usable record was left; dropped: {meta['counts']}")
+        meta |= {"audit": dict(audit), "source": dict(source)}
         store.write_json(scratch / "meta.json", meta)
         if final.exists() and not (final / "meta.json").exists():
             shutil.rmtree(final)

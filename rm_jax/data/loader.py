@@ -93,16 +93,23 @@ class Loader:
         """The batch of a step: pure in (seed, step)."""
         return self._batch(self.items_at(step))
 
-    def in_order(self, limit: int = 0, block: int = 256) -> Iterator[StepBatch]:
-        """Every example (or the first `limit`) once, responses in their own order."""
+    def in_order(
+        self, limit: int = 0, block: int = 256, backwards: bool = False
+    ) -> Iterator[StepBatch]:
+        """Every example (or the first `limit`) once, responses in their own order.
+
+        Args:
+          limit: 0 is all.
+          block: examples laid out together.
+          backwards: responses in reverse order.
+        """
         n = min(limit, len(self.data)) if limit else len(self.data)
         for first in range(0, n, block):
-            yield self._batch(
-                [
-                    pack.Item(i, tuple(range(self.data.count(i))))
-                    for i in range(first, min(first + block, n))
-                ]
-            )
+            items = []
+            for i in range(first, min(first + block, n)):
+                order = tuple(range(self.data.count(i)))
+                items.append(pack.Item(i, order[::-1] if backwards else order))
+            yield self._batch(items)
 
     def _batch(self, items: list[pack.Item]) -> StepBatch:
         largest = self.shapes[-1]

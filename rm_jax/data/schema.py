@@ -104,8 +104,8 @@ def record_from_dict(row: Mapping[str, Any], where: str = "record") -> Record:
     responses = _responses(row["responses"], where)
     k = len(responses)
     return Record(
-        id=str(row.get("id", where)),
-        source=str(row.get("source", "")),
+        id=where if row.get("id") is None else str(row["id"]),
+        source="" if row.get("source") is None else str(row["source"]),
         prompt=prompt,
         responses=responses,
         ranks=_ranks(row.get("ranks", [None] * k), k, where, "ranks"),
@@ -113,15 +113,15 @@ def record_from_dict(row: Mapping[str, Any], where: str = "record") -> Record:
         soft=_soft(row.get("soft"), k, where),
         annotators=tuple(
             _annotator(a, k, where, f"annotators[{i}]")
-            for i, a in enumerate(row.get("annotators") or ())
+            for i, a in enumerate(_list(row.get("annotators"), where, "annotators"))
         ),
         ratings={
             str(name): _ratings(values, k, where, f"ratings[{name}]")
-            for name, values in (row.get("ratings") or {}).items()
+            for name, values in _object(row.get("ratings"), where, "ratings").items()
         },
         steps=_steps(row.get("steps") or (), k, where),
         weight=_weight(row.get("weight", 1.0), where),
-        meta=dict(row.get("meta") or {}),
+        meta=_object(row.get("meta"), where, "meta"),
     )
 
 
@@ -182,6 +182,18 @@ def _responses(value: Any, where: str) -> tuple[tuple[Message, ...], ...]:
     )
 
 
+def _list(value: Any, where: str, field: str) -> list[Any]:
+    if value is not None and not isinstance(value, list | tuple):
+        raise RowError(where, field, f"want a list or null, got {value!r}")
+    return list(value or ())
+
+
+def _object(value: Any, where: str, field: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise RowError(where, field, f"want an object or null, got {value!r}")
+    return dict(value or {})
+
+
 def _of_length(value: Any, k: int, where: str, field: str) -> list[Any]:
     if not isinstance(value, list | tuple) or len(value) != k:
         raise RowError(where, field, f"want {k} values, one a response, got {value!r}")
@@ -236,7 +248,7 @@ def _steps(value: Any, k: int, where: str) -> tuple[tuple[Step, ...], ...]:
     out = []
     for i, steps in enumerate(_of_length(value, k, where, "steps")):
         row = []
-        for j, s in enumerate(steps):
+        for j, s in enumerate(_list(steps, where, f"steps[{i}]")):
             here = f"steps[{i}][{j}]"
             s = s._asdict() if isinstance(s, Step) else s
             if not isinstance(s, Mapping) or not isinstance(s.get("text"), str):

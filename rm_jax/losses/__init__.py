@@ -1,1 +1,275 @@
+"""Losses: pure functions in one dict, chosen by name, with their knobs as arrays.
 
+A loss is `loss(out, labels, hparams, key) -> f32[e]`: one value an example; the step
+weights and averages them once. Where a name is expected, "package.module:function"
+works as well, and in Python `choose(config, losses={**LOSSES, "mine": f})`.
+
+>>> objective = choose({"name": "bradley_terry", "margin": 1.0})
+>>> float(objective.hparams["loss"].margin)
+1.0
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Set
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from rm_jax.losses.knobs import (
+    Needs,
+    Range,
+    knob_class,
+    needed,
+    read_knobs,
+    suggestion,
+)
+from rm_jax.losses.pairwise import bradley_terry
+from rm_jax.losses.regularize import (
+    Regularizer,
+    center,
+    length_correlation,
+    length_sums,
+    score_l2,
+)
+from rm_jax.types import Labels, RewardOutput
+
+__all__ = [
+    "LOSSES",
+    "REGULARIZERS",
+    "Needs",
+    "Objective",
+    "Range",
+    "Regularizer",
+    "check_labels",
+    "choose",
+    "example_terms",
+    "global_terms",
+    "sums",
+]
+
+LOSSES: dict[str, Callable[..., Array]] = {"bradley_terry": bradley_terry}
+REGULARIZERS: dict[str, Regularizer] = {
+    "center": Regularizer(per_example=center),
+    "score_l2": Regularizer(per_example=score_l2),
+    "length_correlation": Regularizer(stats=length_sums, value=length_correlation),
+}
+TOKEN_LOGP = "token_logp"
+
+
+class Objective(NamedTuple):
+    """A chosen loss and its regularisers.
+
+    Attributes:
+      loss: (out, labels, hparams, key) -> [e].
+      regularizers: name -> Regularizer.
+      hparams: "loss" and each regulariser's name -> its knobs, float32 arrays. They go
+        into the train state; the functions here take them from there.
+      needs: field of Labels, or "token_logp" -> who needs it.
+    """
+
+    loss: Callable[..., Array]
+    regularizers: dict[str, Regularizer]
+    hparams: dict[str, Any]
+    needs: dict[str, str]
+
+    @property
+    def needs_token_logp(self) -> bool:
+        """Whether the model must return RewardOutput.token_logp."""
+        return TOKEN_LOGP in self.needs
+
+
+def choose(
+    config_loss: Mapping[str, Any],
+    losses: Mapping[str, Callable[..., Array]] = LOSSES,
+    regularizers: Mapping[str, Regularizer] = REGULARIZERS,
+) -> Objective:
+    """The objective that a config's `loss` section describes.
+
+    A loss says what it cannot do without in an attribute, `fn.needs = ("token_logp",)`;
+    a knob that needs a label when it is not 0 has `Needs("strength")` in its type.
+
+    Args:
+      config_loss: {"name": ..., knob: value, ..., "regularizers": {name: {knob: ...}}};
+        knobs left out have their defaults.
+      losses: known losses.
+      regularizers: known regularisers.
+
+    Raises:
+      ValueError: an unknown name or knob, with the known ones; a value out of range.
+    """
+    values = dict(config_loss)
+    if "name" not in values:
+        raise ValueError(f"config.loss has no name; known: {sorted(losses)}")
+    name = values.pop("name")
+    chosen = values.pop("regularizers", {})
+    where = f"loss {name}"
+    fn = _find("loss", name, losses)
+    hparams = {"loss": read_knobs(knob_class(fn, where), values, where)}
+    found = {}
+    for reg, knobs in chosen.items():
+        found[reg] = _find("regularizer", reg, regularizers)
+        hparams[reg] = _regularizer_knobs(found[reg], knobs, f"regularizer {reg}")
+    if "loss" in found:
+        raise ValueError("a regularizer cannot be named 'loss': rename it")
+    return Objective(fn, found, hparams, _needs(fn, found, hparams, where))
+
+
+def check_labels(objective: Objective, available: Set[str]) -> None:
+    """Fails where the objective needs a label that the data does not have.
+
+    Args:
+      objective: of `choose`.
+      available: fields of Labels that the training data fills.
+
+    Raises:
+      ValueError: naming the field, who needs it and what there is.
+    """
+    for field, who in objective.needs.items():
+        if field != TOKEN_LOGP and field not in available:
+            raise ValueError(
+                f"{who} needs the label {field!r}, which the training data does not "
+                f"have; it has {sorted(available)}"
+            )
+
+
+def example_terms(
+    objective: Objective,
+    out: RewardOutput,
+    labels: Labels,
+    hparams: Mapping[str, Any],
+    key: Array,
+) -> dict[str, Float[Array, "e"]]:
+    """The loss and each per-example regulariser times its weight, by name.
+
+    Their sum, averaged over examples, is minimised together with `global_terms`.
+
+    Args:
+      objective: of `choose`.
+      out: of one model.
+      labels: of the same chunk.
+      hparams: like objective.hparams.
+      key: each term gets its own key made of it.
+    """
+    key, own = jax.random.split(key)
+    terms = {"loss": objective.loss(out, labels, hparams["loss"], own)}
+    for name, reg in objective.regularizers.items():
+        if reg.per_example is not None:
+            key, own = jax.random.split(key)
+            h = hparams[name]
+            terms[name] = h.weight * reg.per_example(out, labels, h, own)
+    return terms
+
+
+def sums(
+    objective: Objective,
+    out: RewardOutput,
+    labels: Labels,
+    hparams: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The sums that regularisers are functions of, by name; add them up over chunks."""
+    return {
+        name: reg.stats(out, labels, hparams[name])
+        for name, reg in objective.regularizers.items()
+        if reg.stats is not None
+    }
+
+
+def global_terms(
+    objective: Objective,
+    totals: Mapping[str, Any],
+    params: Any,
+    hparams: Mapping[str, Any],
+) -> dict[str, Float[Array, ""]]:
+    """Each regulariser that is one number a step, times its weight.
+
+    Args:
+      objective: of `choose`.
+      totals: `sums` added up over all chunks and hosts.
+      params: parameters of the model.
+      hparams: like objective.hparams.
+    """
+    terms = {}
+    for name, reg in objective.regularizers.items():
+        h = hparams[name]
+        if reg.value is not None:
+            terms[name] = h.weight * reg.value(totals[name], h)
+        elif reg.params is not None:
+            terms[name] = h.weight * reg.params(params, h)
+    return terms
+
+
+def _find(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    if name in table:
+        found = table[name]
+    elif ":" in name:
+        found = _imported(kind, name)
+    else:
+        raise ValueError(
+            f"no {kind} {name!r}{suggestion(name, table)}; known: {sorted(table)}, or "
+            "package.module:function"
+        )
+    ok = callable(found) if kind == "loss" else isinstance(found, Regularizer)
+    if not ok:
+        want = "a function" if kind == "loss" else "an rm_jax.losses.Regularizer"
+        raise ValueError(f"{kind} {name}: want {want}, got {found!r}")
+    return found
+
+
+def _imported(kind: str, name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as e:
+        raise ValueError(
+            f"{kind} {name}: cannot import {module!r}: {e}; is its folder installed or "
+            "on PYTHONPATH?"
+        ) from e
+    if not hasattr(found, attribute):
+        known = [n for n in vars(found) if not n.startswith("_")]
+        near = suggestion(attribute, known)
+        raise ValueError(f"{kind} {name}: {module} has no {attribute!r}{near}")
+    return getattr(found, attribute)
+
+
+def _regularizer_knobs(reg: Regularizer, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} = {values!r}: want its knobs, {{'weight': number}}")
+    given = {n for n in reg._fields if getattr(reg, n) is not None}
+    if given not in ({"per_example"}, {"params"}, {"stats", "value"}):
+        raise ValueError(
+            f"{where} sets {sorted(given)}: want per_example, or params, or stats and "
+            "value"
+        )
+    classes = {knob_class(getattr(reg, n), where) for n in given}
+    if len(classes) != 1:
+        raise ValueError(
+            f"{where}: stats and value must take the same class of hparams, not "
+            f"{sorted(c.__name__ for c in classes)}"
+        )
+    cls = classes.pop()
+    if "weight" not in cls._fields:
+        raise ValueError(
+            f"{where}: its knobs {cls._fields} lack 'weight', which multiplies its term"
+        )
+    return read_knobs(cls, values, where)
+
+
+def _needs(
+    fn: Callable, regs: Mapping[str, Regularizer], hparams: Mapping, where: str
+) -> dict[str, str]:
+    needs = {field: where for field in getattr(fn, "needs", ())}
+    for name, knobs in hparams.items():
+        who = where if name == "loss" else f"regularizer {name}"
+        needs.update({f: f"{who} with {why}" for f, why in needed(knobs).items()})
+    for name, reg in regs.items():
+        for part in reg:
+            for field in getattr(part, "needs", ()):
+                needs[field] = f"regularizer {name}"
+    for field, who in needs.items():
+        if field not in (*Labels._fields, TOKEN_LOGP):
+            raise ValueError(
+                f"{who} needs {field!r}, which is not one of "
+                f"{[*Labels._fields, TOKEN_LOGP]}"
+            )
+    return needs

@@ -1,13 +1,17 @@
 """Backbones and reward models."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from rm_jax.models.arch import ArchConfig, decoder, from_json
-from rm_jax.models.reward import RewardModel
+import jax
+import numpy as np
 
-__all__ = ["ARCHS", "ArchConfig", "RewardModel", "from_json", "make_arch"]
+from rm_jax.models.arch import ArchConfig, decoder
+from rm_jax.models.reward import RewardModel
+from rm_jax.types import PackedBatch, RewardOutput
+
+__all__ = ["ARCHS", "ArchConfig", "RewardModel", "functions", "make_arch"]
 
 ARCHS = {"decoder": decoder}
 
@@ -30,3 +34,40 @@ def make_arch(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchCo
             "package.module:function"
         )
     return make(model, vocab_size, pooling)
+
+
+def functions(
+    arch: ArchConfig, token_logp: bool = False
+) -> tuple[Callable[[jax.Array], Any], Callable[..., RewardOutput]]:
+    """The model as two pure functions.
+
+    Args:
+      arch: what to build.
+      token_logp: whether a training pass also returns log p of the responses.
+
+    Returns:
+      init(key) -> params, and apply(params, batch, examples, responses, key or None) ->
+      RewardOutput, where a key means training (dropout on).
+    """
+    model = RewardModel(arch)
+
+    def init(key):
+        row = np.zeros((1, 8), np.int32)
+        empty = PackedBatch(
+            row, row, row, row, row[:, :1], np.full((1, 1, 3), -1, np.int32)
+        )
+        return model.init(key, empty, 1, 1)["params"]
+
+    def apply(params, batch, examples, responses, key):
+        train = key is not None
+        return model.apply(
+            {"params": params},
+            batch,
+            examples,
+            responses,
+            train=train,
+            token_logp=token_logp and train,
+            rngs={"dropout": key} if train else None,
+        )
+
+    return init, apply

@@ -9,17 +9,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from rm_jax.models.arch import ArchConfig
-from rm_jax.models.transformer import Transformer, take
+from rm_jax.models.transformer import Trunk, take
 from rm_jax.types import PackedBatch, RewardOutput
 
 LOGP_BLOCK = 128  # tokens whose logits exist at one time, a row
 
 
-class RewardModel(nn.Module):
+class RewardModel(Trunk):
     """score = head . pool(trunk(tokens)), one a slot, scattered to [e k]."""
-
-    arch: ArchConfig
 
     @nn.compact
     def __call__(
@@ -44,7 +41,7 @@ class RewardModel(nn.Module):
         """
         a = self.arch
         at_slots = a.pooling == "last" and not token_logp
-        hidden = Transformer(a, name="trunk")(batch, at_slots, train)
+        hidden = self.hidden(batch, at_slots, train)
         if not at_slots:
             pooled = pool(hidden, batch, a.pooling)
         else:
@@ -70,7 +67,7 @@ class RewardModel(nn.Module):
                     "'none': set it to 'tied' or 'untied'"
                 )
             if a.lm_head == "tied":
-                unembed = self.variables["params"]["trunk"]["embed"]["embedding"]
+                unembed = self.variables["params"]["embed"]["embedding"]
             logp = scatter(
                 response_logp(hidden, batch, unembed), batch, examples, responses
             )

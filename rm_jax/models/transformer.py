@@ -131,8 +131,8 @@ def take(x: Float[Array, "b t d"], slots: Int[Array, "b s"]) -> Float[Array, "b 
     return jnp.take_along_axis(x, slots[..., None], axis=1)
 
 
-class Transformer(nn.Module):
-    """Tokens to normalised hidden states.
+class Trunk(nn.Module):
+    """Tokens to normalised hidden states; a model is a subclass with a head.
 
     Parameters: embed/embedding, stack_J (layers J, J + P, J + 2P, ... of a pattern of P,
     stacked on a leading axis), layer_I (the others), final_norm.
@@ -140,8 +140,7 @@ class Transformer(nn.Module):
 
     arch: ArchConfig
 
-    @nn.compact
-    def __call__(
+    def hidden(
         self, batch: PackedBatch, at_slots: bool, train: bool
     ) -> Float[Array, "b n d"]:
         """Hidden states after the final norm, at every token or at the slots only."""

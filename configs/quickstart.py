@@ -1,0 +1,33 @@
+"""A reward model for the synthetic world: the whole path in about two minutes.
+
+    rm-jax train --config configs/quickstart.py --workdir runs/quickstart
+
+Two CPU cores, 20,000 synthetic pairs, a 2-layer decoder. Because the world knows its
+gold utility and what it did to its annotators, the report can say how much of the
+annotators' length and sycophancy bias the model took over.
+"""
+
+from ml_collections import ConfigDict
+
+from rm_jax.config import load
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """No argument."""
+    if arg:
+        raise ValueError(f"quickstart takes no argument, got {arg!r}")
+    c = load("rm_jax:base")
+    c.name = "quickstart"
+    c.contract.max_length = 128
+    c.contract.max_response = 96
+    c.model.d_model = 64
+    c.model.n_layers = 2
+    c.model.d_ff = 176
+    c.batch.examples = 128
+    c.batch.row_lengths = (128,)
+    c.batch.chunk_tokens = 4096
+    c.optim.learning_rate = 3e-3
+    c.train.duration = "2 epochs"
+    c.train.eval_every = "100 steps"
+    c.train.save_every = "100 steps"
+    return c

@@ -1,0 +1,353 @@
+"""Checkpoints of a run: asynchronous, verified on load, the last and the best kept.
+
+    with CheckpointWriter(run + "/checkpoints", keep_last=2, keep_best=1,
+                          best_metric="valid/accuracy", best_mode="max") as checkpoints:
+        if checkpoints.steps():
+            state, meta, step = checkpoints.restore(abstract_state)
+        ...
+        checkpoints.save(step, state, meta, metrics)   # returns at once
+
+A step is one folder, named by its number. Beside the arrays it holds a manifest: the
+step, `meta`, `metrics` and, for every array, its shape, type and a digest that was
+computed on the devices before anything was written. The manifest ends with its own
+SHA-256 and is committed together with the arrays, by one rename of the folder: no step
+is ever without digests, and no second file has to follow later.
+
+So damage anywhere shows. In the manifest: its SHA-256. In an array: its digest. In a
+file of Orbax: reading fails, or gives bits that the digests refuse, or nothing changes.
+What an array should look like is read from the manifest, never from Orbax's metadata,
+so damage is not taken for a state of another shape.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from absl import logging
+
+from rm_jax import backend, store
+from rm_jax.manifest import (
+    CheckpointMismatch,
+    DamagedCheckpoint,
+    Manifest,
+    best,
+    check_digests,
+    check_match,
+    make_manifest,
+    named,
+    nested,
+    read_manifest,
+)
+
+PyTree = Any
+Event = dict[str, Any]
+OnEvent = Callable[[Event], None]
+_DAMAGED, _DELETED = ".damaged", ".deleted"
+
+
+def log_event(event: Event) -> None:
+    """Says in the log that a damaged checkpoint was passed over."""
+    logging.error("%(event)s: step %(step)d: %(why)s", event)
+
+
+class Checkpoints:
+    """The checkpoints in a folder, to read; it may belong to a run that is going on.
+
+    Args:
+      directory: the folder; it need not exist.
+    """
+
+    def __init__(self, directory: str):
+        self.directory = os.path.abspath(directory)
+        self._damaged: set[int] = set()
+
+    def steps(self) -> list[int]:
+        """Steps whose save was finished, ascending."""
+        names = store.listdir(self.directory) if store.exists(self.directory) else []
+        return sorted(int(name) for name in names if re.fullmatch(r"\d+", name))
+
+    def latest(self) -> int | None:
+        """The last step, or None."""
+        return max(self.steps(), default=None)
+
+    def best_step(self, metric: str, mode: str) -> int | None:
+        """The step with the best metric, the earlier of equals, or None.
+
+        Args:
+          metric: a name in the metrics given to `save`.
+          mode: `max` or `min`.
+        """
+        return next(iter(best(self._manifests(), metric, mode)), None)
+
+    def manifest(self, step: int) -> Manifest:
+        """Everything about a step except its arrays, verified.
+
+        Raises:
+          FileNotFoundError: no such step; the message lists those there are.
+          DamagedCheckpoint: the manifest is missing or is not what was written.
+        """
+        if not store.is_dir(self._path(step)):
+            raise FileNotFoundError(
+                f"{self.directory}: no step {step}; there are {self.steps()}"
+            )
+        return read_manifest(store.join(self._path(step), backend.MANIFEST_FILE), step)
+
+    def read_meta(self, step: int) -> dict[str, Any]:
+        """The `meta` of a step, verified; raises as `manifest`."""
+        return self.manifest(step).meta
+
+    def restore(
+        self,
+        abstract: PyTree,
+        step: int | None = None,
+        on_event: OnEvent = log_event,
+    ) -> tuple[PyTree, dict[str, Any], int]:
+        """Reads a state and verifies every bit of it.
+
+        Args:
+          abstract: the state with a jax.ShapeDtypeStruct for every array. Its shardings
+            say where the arrays go, whatever devices they were saved from; without one
+            an array goes to the first device.
+          step: the step; default the last, or the one before it if that is damaged.
+          on_event: told of each damaged step that is passed over, as
+            {"event": "damaged_checkpoint", "step": ..., "why": ...}.
+
+        Returns:
+          the state, its `meta` and its step.
+
+        Raises:
+          CheckpointMismatch: the arrays of the step are not those of `abstract`.
+          DamagedCheckpoint: `step` is damaged, or all steps are.
+          FileNotFoundError: there is no such step, or none at all.
+        """
+        read = lambda m: self._load(m.step, m.arrays, abstract)
+        return self._first_sound(read, step, on_event)
+
+    def restore_part(
+        self,
+        part: str,
+        abstract: PyTree | None = None,
+        step: int | None = None,
+        on_event: OnEvent = log_event,
+    ) -> tuple[PyTree, dict[str, Any], int]:
+        """Reads one part of a state, e.g. `params`; no other array is read from disk.
+
+        Args:
+          part: a field of the state.
+          abstract: of the part; by default nested dicts, as saved, on the first device.
+          step, on_event: as in `restore`.
+
+        Returns:
+          the part, the `meta` and the step; raises as `restore`.
+        """
+
+        def read(m: Manifest) -> PyTree:
+            saved = {k: v for k, v in m.arrays.items() if k.split("/")[0] == part}
+            if not saved:
+                parts = sorted({k.split("/")[0] for k in m.arrays})
+                raise CheckpointMismatch(
+                    f"{self._path(m.step)} has no {part!r}; it has {parts}"
+                )
+            if abstract is not None:
+                return self._load(m.step, saved, {part: abstract})[part]
+            shape = lambda v: jax.ShapeDtypeStruct(v["shape"], v["dtype"])
+            want = nested({k: shape(v) for k, v in saved.items()})
+            return self._load(m.step, saved, want)[part]
+
+        return self._first_sound(read, step, on_event)
+
+    def _first_sound(
+        self, read: Callable[[Manifest], PyTree], step: int | None, on_event: OnEvent
+    ) -> tuple[PyTree, dict[str, Any], int]:
+        if step is not None:
+            manifest = self.manifest(step)
+            return read(manifest), manifest.meta, step
+        tried = []
+        for s in reversed(self.steps()):
+            try:
+                manifest = self.manifest(s)
+                return read(manifest), manifest.meta, s
+            except DamagedCheckpoint as error:
+                self._damaged.add(s)
+                tried.append(f"step {s}: {error}")
+                on_event({"event": "damaged_checkpoint", "step": s, "why": str(error)})
+        if not tried:
+            raise FileNotFoundError(f"{self.directory}: no checkpoint here")
+        raise DamagedCheckpoint(
+            f"{self.directory}: every checkpoint is damaged: " + "; ".join(tried)
+        )
+
+    def _load(self, step: int, saved: Mapping[str, Any], abstract: PyTree) -> PyTree:
+        path = self._path(step)
+        wanted, treedef = named(abstract)
+        check_match(path, saved, wanted)
+        arrays = _read_arrays(path, wanted)
+        check_digests(path, saved, arrays)
+        return jax.tree.unflatten(treedef, list(arrays.values()))
+
+    def _manifests(self) -> list[Manifest]:
+        manifests = []
+        for step in self.steps():
+            try:
+                manifests.append(self.manifest(step))
+            except (DamagedCheckpoint, FileNotFoundError):
+                continue  # without metrics it cannot be the best; `restore` reports it
+        return manifests
+
+    def _path(self, step: int) -> str:
+        return store.join(self.directory, str(step))
+
+
+class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
+    """The checkpoints of the run that writes them; one writer to a folder.
+
+    Opening it removes what a killed run left unfinished. A step that `restore` passed
+    over as damaged is renamed `STEP.damaged` when the next one is saved.
+
+    Args:
+      directory: the folder, made when missing.
+      keep_last: how many of the last steps to keep, >= 1.
+      keep_best: how many of the best steps to keep; a step may be both.
+      best_metric: the metric that says what is best; None only with keep_best 0.
+      best_mode: `max` or `min`.
+
+    Raises:
+      ValueError: one of these is out of range.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        keep_last: int,
+        keep_best: int,
+        best_metric: str | None,
+        best_mode: str,
+    ):
+        super().__init__(directory)
+        for name, n, least in ("keep_last", keep_last, 1), ("keep_best", keep_best, 0):
+            if n < least:
+                raise ValueError(f"{name} is {n}; want at least {least}")
+        if keep_best and best_metric is None:
+            raise ValueError(f"keep_best is {keep_best}, but best_metric is not set")
+        self._keep_last, self._keep_best = keep_last, keep_best
+        self._metric, self._mode = best_metric, best_mode
+        self._pending: tuple[int, Callable[[], None]] | None = None
+        best([], "", best_mode)  # raises now if the mode is unknown
+        store.makedirs(self.directory)
+        for name in store.listdir(self.directory):
+            if backend.UNFINISHED in name or name.endswith(_DELETED):
+                store.remove_tree(store.join(self.directory, name))
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float],
+    ) -> None:
+        """Saves in the background; waits first for a save that is still going on.
+
+        Returns when the arrays have left the devices: the state may then be donated.
+
+        Args:
+          step: larger than every step that is there.
+          state: a tree of jax arrays, in dicts, tuples, NamedTuples or dataclasses.
+          meta: a JSON object.
+          metrics: name -> value, the best metric among them; {} if none was taken.
+
+        Raises:
+          ValueError: the step is not the last, `meta` is not JSON, or the best metric
+            is missing.
+          TypeError: a leaf of the state is not a jax array.
+          OSError: this save, or the one before it, could not be written.
+        """
+        self.wait()
+        self._set_damaged_aside()
+        latest = self.latest()
+        if latest is not None and step <= latest:
+            raise ValueError(
+                f"{self.directory}: cannot save step {step} after step {latest}; "
+                "use another folder to go back"
+            )
+        if metrics and self._keep_best and self._metric not in metrics:
+            raise ValueError(
+                f"best_metric {self._metric!r} is not measured; there are "
+                f"{sorted(metrics)}"
+            )
+        arrays, _ = named(state)
+        manifest = make_manifest(step, arrays, meta, metrics)
+        finish = backend.start_save(self._path(step), nested(arrays), manifest)
+        self._pending = step, finish
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk, then deletes what need not be kept.
+
+        Raises:
+          OSError: it could not be written; the message names the folder and says why.
+        """
+        if self._pending is None:
+            return
+        (step, finish), self._pending = self._pending, None
+        try:
+            finish()
+        except Exception as error:
+            raise OSError(f"{self._path(step)}: cannot save: {error}") from error
+        # Only now, with the new step on disk, may an older one go.
+        for old in set(self.steps()) - self._kept():
+            trash = self._path(old) + _DELETED
+            store.move(self._path(old), trash)
+            store.remove_tree(trash)
+
+    def close(self) -> None:
+        """The same as `wait`."""
+        self.wait()
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _kept(self) -> set[int]:
+        manifests = self._manifests()
+        sound = [m.step for m in manifests]
+        kept = sound[-self._keep_last :]
+        if self._keep_best:
+            kept += best(manifests, self._metric, self._mode)[: self._keep_best]
+        # A step that cannot say whether it is the best is not ours to delete.
+        return set(kept) | (set(self.steps()) - set(sound))
+
+    def _set_damaged_aside(self) -> None:
+        # Left where it is, it would count among the last and push out a sound one.
+        for step in self._damaged & set(self.steps()):
+            aside = self._path(step) + _DAMAGED
+            if store.exists(aside):
+                store.remove_tree(aside)
+            store.move(self._path(step), aside)
+        self._damaged.clear()
+
+
+def _read_arrays(path: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The arrays of a folder, in the order of `wanted`."""
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=x.sharding or first
+    )
+    try:
+        read = backend.load(path, nested({k: place(x) for k, x in wanted.items()}))
+    except (jax.errors.JaxRuntimeError, MemoryError, PermissionError):
+        raise  # the machine's fault, not the checkpoint's
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise DamagedCheckpoint(f"{path} cannot be read: {why:.500}") from error
+    arrays, _ = named(read)
+    for name, x in wanted.items():
+        # An array that Orbax's metadata does not know is passed over without a word.
+        got = arrays.get(name)
+        if not isinstance(got, jax.Array) or (got.shape, got.dtype) != (
+            x.shape,
+            x.dtype,
+        ):
+            raise DamagedCheckpoint(f"{path}: {name} was not read")
+    return {name: arrays[name] for name in wanted}

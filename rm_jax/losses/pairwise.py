@@ -1,0 +1,122 @@
+"""Losses on pairs of responses: Bradley-Terry with margins, soft labels and ties.
+
+All are written for scores [e k] of one model; members are vmapped by the caller.
+"""
+
+import math
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rm_jax.losses.knobs import Needs, Range
+from rm_jax.types import Labels, RewardOutput
+
+
+class BradleyTerryKnobs(NamedTuple):
+    """Knobs of `bradley_terry`; at the defaults it is the plain loss.
+
+    Attributes:
+      margin: m, in units of reward.
+      margin_strength: added to the margin for each unit of the label `strength`.
+      label_smoothing: probability that a stated preference is the wrong way round.
+      tie_weight: weight of a tied pair where an ordered pair weighs 1.
+    """
+
+    margin: Annotated[float, Range(0.0, math.inf)] = 0.0
+    margin_strength: Annotated[float, Range(0.0, math.inf), Needs("strength")] = 0.0
+    label_smoothing: Annotated[float, Range(0.0, 0.5)] = 0.0
+    tie_weight: Annotated[float, Range(0.0, math.inf)] = 1.0
+
+
+class Pairs(NamedTuple):
+    """The compared pairs (i, j), i < j, of each example, in a square of all pairs.
+
+    Attributes:
+      compared: whether people compared i and j.
+      tied: whether they found them equal.
+      chance: probability that i is preferred to j; 1/2 where not compared.
+      delta: score of i minus score of j; 0 where not compared.
+    """
+
+    compared: Bool[Array, "e k k"]
+    tied: Bool[Array, "e k k"]
+    chance: Float[Array, "e k k"]
+    delta: Float[Array, "e k k"]
+
+
+def pairs(scores: Float[Array, "e k"], labels: Labels) -> Pairs:
+    """The pairs that the labels compare: both responses exist and are ranked.
+
+    A finite soft label replaces the ranks: then (0, 1) is the example's only pair.
+    """
+    k = labels.ranks.shape[-1]
+    upper = jnp.triu(jnp.ones((k, k), bool), 1)[None]
+    first = (jnp.arange(k * k) == 1).reshape(1, k, k)  # the pair (0, 1); none if k = 1
+    soft = jnp.isfinite(labels.soft)[:, None, None]
+    present = labels.present > 0
+    ranked = present & (labels.ranks >= 0)
+    left, right = labels.ranks[:, :, None], labels.ranks[:, None, :]
+    compared = jnp.where(soft, first & _both(present), upper & _both(ranked))
+    tied = compared & ~soft & (left == right)
+    hard = jnp.where(left == right, 0.5, jnp.where(left < right, 1.0, 0.0))
+    chance = jnp.where(soft, jnp.where(soft, labels.soft[:, None, None], 0.5), hard)
+    # A square and sums over its axes, not gathers: their gradient is a scatter-add,
+    # whose order, so whose rounding, a GPU does not keep from run to run. The unused
+    # differences become 0 before anything that is not linear sees them, so whatever
+    # unused scores hold, value and gradient stay finite.
+    r = scores.astype(jnp.float32)
+    delta = jnp.where(compared, r[:, :, None] - r[:, None, :], 0.0)
+    return Pairs(compared, tied, jnp.where(compared, chance, 0.5), delta)
+
+
+def _both(flag: Bool[Array, "e k"]) -> Bool[Array, "e k k"]:
+    return flag[:, :, None] & flag[:, None, :]
+
+
+def bradley_terry(
+    out: RewardOutput, labels: Labels, hparams: BradleyTerryKnobs, key: Array
+) -> Float[Array, "e"]:
+    """Negative log-likelihood of the preferences, a mean over an example's pairs.
+
+    With Δ = r_i - r_j, sp = softplus, m = margin + margin_strength * strength, q the
+    probability that i is preferred (1 or 0 by rank, 1/2 for a tie, `soft` where given)
+    and q' = q (1 - ε) + (1 - q) ε, ε = label_smoothing:
+
+      pair(i, j) = q' sp(-(Δ - m)) + (1 - q') sp(Δ + m)     m = 0 for a tie
+      loss = Σ w pair / Σ w                                 w = 1, tie_weight for a tie
+
+    Both terms subtract the margin from the side that they call preferred: a flipped
+    label asks for the same gap, the other way. An example of ties only weighs
+    tie_weight as a whole (a relative weight would cancel); one without a compared pair
+    is 0 with gradient 0. Where strength is not given the margin is `margin`.
+
+    Args:
+      out: scores [e k].
+      labels: ranks, present, soft, strength.
+      hparams: see BradleyTerryKnobs.
+      key: not used.
+
+    Returns:
+      One float32 loss an example.
+
+    References:
+      Pairs averaged a prompt: Ouyang 2022 Eq. 1. Margin: Touvron 2023 (Llama 2) Eq. 2.
+      Smoothing: Mitchell 2023 (cDPO).
+    """
+    p = pairs(out.scores, labels)
+    strength = jnp.where(jnp.isfinite(labels.strength), labels.strength, 0.0)
+    m = hparams.margin + hparams.margin_strength * strength
+    m = jnp.where(p.tied, 0.0, m[:, None, None])
+    eps = hparams.label_smoothing
+    q = p.chance * (1.0 - eps) + (1.0 - p.chance) * eps
+    pair = q * jax.nn.softplus(m - p.delta) + (1.0 - q) * jax.nn.softplus(p.delta + m)
+    ordered, tied = _count(p.compared & ~p.tied), _count(p.tied)
+    w = jnp.where(p.tied, hparams.tie_weight, jnp.where(p.compared, 1.0, 0.0))
+    norm = jnp.where(ordered > 0, ordered + hparams.tie_weight * tied, tied)
+    return jnp.sum(w * pair, axis=(1, 2)) / jnp.where(norm > 0, norm, 1.0)
+
+
+def _count(flags: Bool[Array, "e k k"]) -> Float[Array, "e"]:
+    return jnp.sum(flags, axis=(1, 2), dtype=jnp.float32)

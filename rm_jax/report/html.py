@@ -1,0 +1,218 @@
+"""One run, one html page that needs nothing else: tables, figures, worst mistakes.
+
+>>> write_report("runs/quickstart")  # doctest: +SKIP
+'runs/quickstart/report.html'
+"""
+
+import datetime
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rm_jax import store
+from rm_jax.report import plots, runs, tables
+
+# Title, unit, pattern of the metrics drawn together, level to compare with.
+_COIN_NLL, _COIN = (math.log(2), "coin"), (0.5, "coin")
+CURVES = (
+    ("Training loss", "loss", r"train/loss", None),
+    ("Negative log-likelihood", "nats a pair", r"(train|eval/.+)/nll", _COIN_NLL),
+    ("Accuracy", "share of pairs", r"(train|eval/.+)/accuracy", _COIN),
+    ("Learning rate", "rate", r"train/learning_rate", None),
+    ("Gradient norm", "global norm", r"train/grad_norm", None),
+)
+
+
+class Picture(NamedTuple):
+    """A figure as SVG and the sentence below it."""
+
+    svg: str
+    caption: str
+
+
+def write_report(
+    run_dir: str,
+    out: str | None = None,
+    *,
+    now: datetime.datetime | None = None,
+) -> str:
+    """Writes the report of a run; one that is still going has what there is so far.
+
+    Args:
+      run_dir: a run directory, or the directory of an evaluation.
+      out: where to; run_dir/report.html when None.
+      now: the date in the head, the only thing in the page that is not in the run.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      ValueError: `run_dir` holds no run.
+      ImportError: no jinja2 or matplotlib; names the extra.
+    """
+    run = runs.load_run(run_dir)
+    out = str(out or store.join(run_dir, "report.html"))
+    store.write_text(out, _render(_context(run, now or datetime.datetime.now())))
+    return out
+
+
+def visible(text: str | None) -> str:
+    """The text with control characters, line ends and tabs apart, as their pictures."""
+    return re.sub(
+        r"[\x00-\x08\x0b-\x1f]", lambda m: chr(0x2400 + ord(m[0])), text or ""
+    )
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError(
+            "a report needs jinja2: pip install 'rm_jax[report]'"
+        ) from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
+        autoescape=True,  # the texts of a data set are somebody's input
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = visible
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
+    evals, note = tables.final_evals(run)
+    return {
+        "title": run.config.get("name") or os.path.basename(os.path.abspath(run.path)),
+        "date": now.strftime("%Y-%m-%d %H:%M"),
+        "commit": run.info.get("commit"),
+        "diff": run.info.get("dirty_diff"),
+        "step": max((line["step"] for line in run.metrics), default=None),
+        "tiles": tables.tiles(run, evals),
+        "alarms": tables.alarms(run),
+        "warnings": list(tables.warnings(run, evals)),
+        "events": [(e["step"], e["event"], _details(e)) for e in run.events],
+        "eval_note": note,
+        "eval_table": tables.eval_table(evals),
+        "curves": list(_curves(run)),
+        "sets": [
+            _eval_set(run, name, evals.get(name, {}))
+            for name in dict.fromkeys([*evals, *run.prediction_names])
+        ],
+        "headline": tables.headline(evals),
+        "probes": tables.probe_table(evals),
+        "data": tables.data_table(run.info),
+        "provenance": tables.flatten(_facts(run.info)),
+        "settings": {
+            "Configuration": tables.flatten(run.config),
+            "Scoring contract": tables.flatten(run.contract),
+            "Architecture": tables.flatten(run.arch),
+        },
+        "colors": plots.COLORS,
+    }
+
+
+def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json without what the page shows elsewhere."""
+    facts = {k: v for k, v in info.items() if k != "dirty_diff"}
+    if "data" in facts:
+        shown = ("audit", "counts")
+        facts["data"] = {
+            name: {k: v for k, v in data.items() if k not in shown}
+            for name, data in facts["data"].items()
+        }
+    return facts
+
+
+def _details(event: Mapping[str, Any]) -> dict[str, str]:
+    return tables.flatten(
+        {k: v for k, v in event.items() if k not in ("step", "event")}
+    )
+
+
+def _eval_set(run: runs.Run, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of one eval set; mistakes are None without predictions."""
+    pictures, mistakes = list(_summaries(values)), None
+    if name in run.prediction_names:
+        predictions = run.predictions(name)
+        pictures += _score_pictures(predictions)
+        mistakes = runs.worst_mistakes(predictions)
+    return {
+        "name": name,
+        "metrics": tables.metric_list(values),
+        "pictures": pictures,
+        "mistakes": mistakes,
+    }
+
+
+def _curves(run: runs.Run) -> Iterator[Picture]:
+    for title, unit, pattern, level in CURVES:
+        names = [n for n in run.names() if re.fullmatch(pattern, n)]
+        if not names:
+            continue
+        lines = {n.rpartition("/")[0]: run.series(n) for n in names}
+        ends = ", ".join(
+            f"{label} {values[0]:.3g} to {values[-1]:.3g}"
+            for label, (_, values) in lines.items()
+        )
+        figure = plots.curve(title, unit, lines, level)
+        caption = f"{title} ({unit}), first to last value: {ends}."
+        yield Picture(plots.to_svg(figure, caption), caption)
+
+
+def _summaries(values: Mapping[str, Any]) -> Iterator[Picture]:
+    """Figures of what evals.json holds of a set."""
+    points = [p for p in values.get("reliability") or () if p[2]]
+    if points:
+        gap = max(points, key=lambda p: abs(p[0] - p[1]))
+        caption = (
+            "Every pair in both orders. On the dashed line the model is right as often "
+            "as it says. Widest gap: it says "
+            f"{gap[0]:.2f}, the share won is {gap[1]:.2f} ({gap[2]:,.0f} pairs)."
+        )
+        yield Picture(plots.to_svg(plots.reliability(points), caption), caption)
+    margins = values.get("margin_histogram")
+    if margins:
+        figure = plots.margin_histogram(margins["edges"], margins["counts"])
+        caption = (
+            f"{sum(margins['counts']):,.0f} pairs by margin; left of 0 the model "
+            "prefers the rejected response."
+        )
+        yield Picture(plots.to_svg(figure, caption), caption)
+
+
+def _score_pictures(predictions: Any) -> Iterator[Picture]:
+    """Figures of the scores of single responses."""
+    score, length = (runs.floats(predictions, name) for name in ("score", "length"))
+    pairs = runs.find_pairs(predictions)
+    finite = np.isfinite(score)
+    both = finite[pairs.chosen] & finite[pairs.rejected]
+    if both.any():
+        chosen, rejected = score[pairs.chosen[both]], score[pairs.rejected[both]]
+        weight = pairs.weight[both]
+        means = [np.average(s, weights=weight) for s in (chosen, rejected)]
+        caption = (
+            f"Scores of the two sides of {both.sum():,} pairs, each prompt counting "
+            f"once. Mean: chosen {means[0]:.2f}, rejected {means[1]:.2f}."
+        )
+        figure = plots.score_histogram(chosen, rejected, weight)
+        yield Picture(plots.to_svg(figure, caption), caption)
+    if finite.any():
+        length, score = length[finite], score[finite]
+        caption = (
+            f"{len(score):,} responses, darker where there are more; each point of the "
+            f"line is the mean of about a twelfth. {_correlation(length, score)}"
+        )
+        figure = plots.score_against_length(length, score)
+        yield Picture(plots.to_svg(figure, caption), caption)
+
+
+def _correlation(length: np.ndarray, score: np.ndarray) -> str:
+    if not (np.ptp(length) and np.ptp(score)):
+        return "Lengths or scores are all the same."
+    return f"Correlation over all responses {np.corrcoef(length, score)[0, 1]:.2f}."

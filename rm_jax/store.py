@@ -1,0 +1,245 @@
+"""All file I/O of the package: paths are strings, writes are atomic.
+
+>>> write_json("/tmp/rm_jax_store_demo.json", {"b": 1, "a": 2})
+>>> read_json("/tmp/rm_jax_store_demo.json")
+{'a': 2, 'b': 1}
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+_BLOCK = 1 << 20
+
+
+def join(*parts: str | os.PathLike[str]) -> str:
+    """One path out of its parts; a later absolute part replaces the earlier ones."""
+    return os.path.join(*map(os.fspath, parts))
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder at `path`."""
+    return os.path.exists(path)
+
+
+def is_dir(path: str) -> bool:
+    """Whether there is a folder at `path`."""
+    return os.path.isdir(path)
+
+
+def listdir(path: str) -> list[str]:
+    """Names in the folder, sorted.
+
+    Raises:
+      FileNotFoundError: no folder at `path`.
+    """
+    with _clear(path, "list"):
+        return sorted(os.listdir(path))
+
+
+def walk(path: str) -> list[str]:
+    """Paths of every file under the folder, relative to it with `/`, sorted.
+
+    Raises:
+      FileNotFoundError: no folder at `path`.
+    """
+    found = []
+    for name in listdir(path):
+        child = join(path, name)
+        if is_dir(child):
+            found += [f"{name}/{below}" for below in walk(child)]
+        else:
+            found.append(name)
+    return sorted(found)
+
+
+def makedirs(path: str) -> None:
+    """Makes the folder and those above it; fine when it is there already."""
+    with _clear(path, "make the folder"):
+        os.makedirs(path, exist_ok=True)
+
+
+def size(path: str) -> int:
+    """Bytes in the file."""
+    with _clear(path, "read"):
+        return os.path.getsize(path)
+
+
+def read_bytes(path: str) -> bytes:
+    """Content of the file.
+
+    Raises:
+      FileNotFoundError: no file at `path`.
+      OSError: it cannot be read; the message says why.
+    """
+    with _clear(path, "read"), open(path, "rb") as file:
+        return file.read()
+
+
+def read_text(path: str) -> str:
+    """Content of a UTF-8 file, line ends untouched; raises as `read_bytes`.
+
+    Raises:
+      ValueError: the file is not UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from None
+
+
+def read_lines(path: str) -> list[str]:
+    r"""Lines of a UTF-8 file without their `\n`; raises as `read_text`."""
+    lines = read_text(path).split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def read_json(path: str) -> Any:
+    """The JSON value in the file; raises as `read_text`.
+
+    Raises:
+      ValueError: not JSON, with the line where it breaks.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes the file so that a reader sees the old content or the new, never a part.
+
+    The data goes to a temporary file in the same folder, is flushed to disk, then
+    renamed. The folder above must exist.
+
+    Raises:
+      OSError: it cannot be written; the message names the path and says why.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    with _clear(path, "write"):
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                # mkstemp makes private files; give it what open() would have given.
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(folder)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a UTF-8 file as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes JSON with sorted keys, indent 1 and a newline, as `write_bytes` does.
+
+    NaN and infinity are not JSON and are refused.
+
+    Raises:
+      ValueError: the value holds NaN or infinity.
+    """
+    try:
+        text = json.dumps(
+            value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be written as JSON: {error}") from None
+    write_text(path, text + "\n")
+
+
+def append_lines(path: str, lines: Iterable[str]) -> None:
+    """Adds lines to the end of a UTF-8 file, made when missing, in one write.
+
+    Raises:
+      ValueError: a line holds a line break.
+      OSError: it cannot be written; the message names the path and says why.
+    """
+    lines = list(lines)
+    for line in lines:
+        if "\n" in line:
+            raise ValueError(f"{path}: one line holds a line break: {line!r:.80}")
+    with _clear(path, "write"), open(path, "ab") as file:
+        file.write("".join(line + "\n" for line in lines).encode("utf-8"))
+
+
+def remove(path: str) -> None:
+    """Deletes the file.
+
+    Raises:
+      FileNotFoundError: no file at `path`.
+    """
+    with _clear(path, "delete"):
+        os.unlink(path)
+
+
+def move(path: str, to: str) -> None:
+    """Renames a file or folder; `to` must not exist.
+
+    Raises:
+      FileExistsError: there is something at `to`.
+      FileNotFoundError: nothing at `path`.
+    """
+    if exists(to):
+        raise FileExistsError(f"{to}: exists; cannot move {path} there")
+    with _clear(path, f"move to {to}"):
+        os.rename(path, to)
+
+
+def remove_tree(path: str) -> None:
+    """Deletes the folder and everything in it; links are deleted, not followed.
+
+    Raises:
+      FileNotFoundError: no folder at `path`.
+    """
+    with _clear(path, "delete"):
+        shutil.rmtree(path)
+
+
+def sha256_file(path: str) -> str:
+    """SHA-256 of the file's content, in hexadecimal; raises as `read_bytes`."""
+    digest = hashlib.sha256()
+    with _clear(path, "read"), open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _clear(path: str, what: str) -> Iterator[None]:
+    """Re-raises OS errors with a line that names the path and what was wanted."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        folder = os.path.dirname(os.path.abspath(path))
+        why = "no such path" if os.path.isdir(folder) else f"no folder {folder}"
+        raise FileNotFoundError(f"{path}: cannot {what}: {why}") from error
+    except OSError as error:
+        raise type(error)(f"{path}: cannot {what}: {error.strerror}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: str) -> None:
+    # Without this the rename itself can be lost when the machine stops.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

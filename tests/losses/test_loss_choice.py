@@ -1,0 +1,241 @@
+"""Choosing an objective: knobs, errors that name things, plug-ins, terms."""
+
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rm_jax import losses
+from rm_jax.losses import LOSSES, Needs, Range, Regularizer, choose
+from rm_jax.types import Labels, RewardOutput
+
+KEY = jax.random.key(0)
+
+
+class ShiftKnobs(NamedTuple):
+    shift: Annotated[float, Range(-1.0, 1.0)]
+    by_rating: Annotated[float, Needs("ratings")] = 0.0
+
+
+def shifted(out, labels, hparams: ShiftKnobs, key):
+    return out.scores[:, 0] + hparams.shift
+
+
+def no_knobs(out, labels, hparams, key):
+    return out.scores[:, 0]
+
+
+def token_loss(out, labels, hparams, key):
+    return out.token_logp[:, 0]
+
+
+token_loss.needs = ("token_logp", "strength")
+
+
+class TwoKnobs(NamedTuple):
+    weight: float = 1.0
+    power: float = 2.0
+
+
+def norm(params, hparams: TwoKnobs):
+    return sum(jnp.sum(jnp.abs(p) ** hparams.power) for p in jax.tree.leaves(params))
+
+
+def other_sums(out, labels, hparams: ShiftKnobs):
+    return jnp.sum(out.scores)
+
+
+NORM = Regularizer(params=norm)
+
+
+def make_batch():
+    scores = jnp.asarray([[2.0, 1.0], [0.0, 3.0]])
+    labels = Labels(
+        ranks=jnp.asarray([[0, 1], [0, 1]]),
+        present=jnp.ones((2, 2), int),
+        soft=jnp.full(2, jnp.nan),
+        strength=jnp.full(2, jnp.nan),
+        weight=jnp.ones(2),
+        ratings=jnp.full((2, 2, 1), jnp.nan),
+        steps=jnp.full((2, 2, 1), -1),
+        lengths=jnp.asarray([[3, 5], [7, 9]]),
+        ids=jnp.arange(2),
+        reference_logp=jnp.full((2, 2), jnp.nan),
+    )
+    return RewardOutput(scores, {}, None), labels
+
+
+def test_knobs_become_float32_arrays_with_their_defaults():
+    objective = choose(
+        {
+            "name": "bradley_terry",
+            "margin": 1,
+            "regularizers": {"center": {"weight": 0.5}},
+        }
+    )
+    assert set(objective.hparams) == {"loss", "center"}
+    knobs = objective.hparams["loss"]
+    assert (float(knobs.margin), float(knobs.tie_weight)) == (1.0, 1.0)
+    for leaf in jax.tree.leaves(objective.hparams):
+        assert isinstance(leaf, np.ndarray)
+        assert (leaf.dtype, leaf.shape) == (np.float32, ())
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ({}, ["no name", "bradley_terry"]),
+        ({"name": "bradley_tery"}, ["bradley_tery", "did you mean 'bradley_terry'"]),
+        ({"name": "bradley_terry", "margn": 1.0}, ["margn", "'margin'", "[0, inf)"]),
+        ({"name": "bradley_terry", "margin": -1.0}, ["margin = -1.0", "[0, inf)"]),
+        ({"name": "bradley_terry", "margin": np.nan}, ["margin = nan", "finite"]),
+        ({"name": "bradley_terry", "margin": 1e300}, ["margin = 1e+300", "finite"]),
+        ({"name": "bradley_terry", "margin": "1"}, ["margin = '1'", "number"]),
+        ({"name": "bradley_terry", "margin": True}, ["margin = True", "number"]),
+        ({"name": "bradley_terry", "margin": np.ones(2)}, ["margin", "one finite"]),
+        ({"name": "bradley_terry", "label_smoothing": 0.5}, ["= 0.5", "[0, 0.5)"]),
+        (
+            {"name": "bradley_terry", "regularizers": {"centre": {}}},
+            ["regularizer 'centre'", "did you mean 'center'", "length_correlation"],
+        ),
+        (
+            {"name": "bradley_terry", "regularizers": {"center": {"weight": -1}}},
+            ["regularizer center: weight = -1"],
+        ),
+        (
+            {"name": "bradley_terry", "regularizers": {f"{__name__}:shifted": {}}},
+            ["test_loss_choice:shifted", "want an rm_jax.losses.Regularizer"],
+        ),
+        (
+            {"name": "bradley_terry", "regularizers": {"center": 0.01}},
+            ["regularizer center = 0.01", "weight"],
+        ),
+    ],
+)
+def test_errors_name_the_thing_and_the_limit(config, words):
+    with pytest.raises(ValueError) as e:
+        choose(config)
+    for word in words:
+        assert word in str(e.value)
+
+
+def test_a_function_of_a_module_is_imported():
+    objective = choose({"name": f"{__name__}:shifted", "shift": 0.5})
+    out, labels = make_batch()
+    got = objective.loss(out, labels, objective.hparams["loss"], KEY)
+    np.testing.assert_allclose(got, [2.5, 0.5])
+
+
+def test_a_function_passed_in_python():
+    objective = choose({"name": "mine", "shift": 0.5}, {**LOSSES, "mine": shifted})
+    assert objective.loss is shifted
+
+
+@pytest.mark.parametrize(
+    "name, values, words",
+    [
+        ("shifted", {}, ["'shift' has no default"]),
+        ("shifted", {"shift": 1.0}, ["shift = 1.0", "[-1, 1)"]),
+        ("no_knobs", {"shift": 1.0}, ["no knob 'shift'", "it has no knobs"]),
+        ("shiftd", {}, ["no 'shiftd'", "did you mean 'shifted'"]),
+        ("KEY", {}, ["want a function"]),
+        ("make_batch", {}, ["parameter named 'hparams'"]),
+    ],
+)
+def test_errors_of_a_plug_in(name, values, words):
+    with pytest.raises(ValueError) as e:
+        choose({"name": f"{__name__}:{name}", **values})
+    for word in words:
+        assert word in str(e.value)
+
+
+def test_a_module_that_cannot_be_imported():
+    with pytest.raises(ValueError, match="cannot import 'no_such_module'.*PYTHONPATH"):
+        choose({"name": "no_such_module:f"})
+
+
+def test_no_annotation_means_no_knobs():
+    assert choose({"name": f"{__name__}:no_knobs"}).hparams["loss"] == ()
+
+
+def test_needs_of_a_knob_and_of_a_function():
+    assert choose({"name": "bradley_terry"}).needs == {}
+    objective = choose({"name": "bradley_terry", "margin_strength": 0.5})
+    losses.check_labels(objective, {"strength"})
+    with pytest.raises(
+        ValueError, match="margin_strength = 0.5 needs .*'strength'.*ids"
+    ):
+        losses.check_labels(objective, {"ids"})
+    objective = choose({"name": f"{__name__}:token_loss"})
+    assert objective.needs_token_logp
+    losses.check_labels(objective, {"strength"})
+    with pytest.raises(ValueError, match="'strength'"):
+        losses.check_labels(objective, set())
+
+
+def test_need_of_an_unknown_label():
+    def loss(out, labels, hparams, key): ...
+
+    loss.needs = ("strengths",)
+    with pytest.raises(ValueError, match="mine needs 'strengths'.*'strength'"):
+        choose({"name": "mine"}, {"mine": loss})
+
+
+def test_terms_are_weighted_and_named():
+    objective = choose(
+        {
+            "name": "bradley_terry",
+            "regularizers": {
+                "center": {"weight": 0.5},
+                "length_correlation": {"weight": 0.25},
+                "norm": {"weight": 0.1},
+            },
+        },
+        regularizers={**losses.REGULARIZERS, "norm": NORM},
+    )
+    out, labels = make_batch()
+    h = objective.hparams
+    terms = losses.example_terms(objective, out, labels, h, KEY)
+    assert list(terms) == ["loss", "center"]
+    np.testing.assert_allclose(terms["loss"], np.log1p(np.exp([-1, 3])), rtol=1e-6)
+    np.testing.assert_allclose(terms["center"], [4.5, 4.5])
+    totals = losses.sums(objective, out, labels, h)
+    assert list(totals) == ["length_correlation"]
+    terms = losses.global_terms(objective, totals, {"w": jnp.asarray([1.0, 2.0])}, h)
+    rho = np.corrcoef([2, 1, 0, 3], [3, 5, 7, 9])[0, 1]
+    np.testing.assert_allclose(terms["length_correlation"], 0.25 * abs(rho), rtol=1e-5)
+    np.testing.assert_allclose(terms["norm"], 0.1 * 5, rtol=1e-6)
+
+
+def test_weights_are_read_from_the_state_not_from_the_choice():
+    objective = choose({"name": "bradley_terry", "regularizers": {"center": {}}})
+    out, labels = make_batch()
+    doubled = jax.tree.map(lambda h: 2 * h, objective.hparams)
+    one = losses.example_terms(objective, out, labels, objective.hparams, KEY)
+    two = losses.example_terms(objective, out, labels, doubled, KEY)
+    np.testing.assert_allclose(two["center"], 2 * one["center"])
+
+
+@pytest.mark.parametrize(
+    "regularizer, words",
+    [
+        (Regularizer(), "want per_example"),
+        (Regularizer(per_example=shifted, params=norm), "want per_example"),
+        (Regularizer(stats=other_sums), "stats and value"),
+        (Regularizer(stats=other_sums, value=norm), "same class"),
+        (Regularizer(per_example=shifted), "lack 'weight'"),
+    ],
+)
+def test_regularizers_that_are_put_together_wrongly(regularizer, words):
+    with pytest.raises(ValueError, match=words):
+        choose(
+            {"name": "bradley_terry", "regularizers": {"mine": {}}},
+            regularizers={"mine": regularizer},
+        )
+
+
+def test_every_loss_and_regularizer_can_be_chosen():
+    for name in LOSSES:
+        choose({"name": name, "regularizers": {r: {} for r in losses.REGULARIZERS}})
