@@ -60,11 +60,11 @@ class Rule(NamedTuple):
     """
 
     reads: tuple[str, ...]
-    make: Callable[[Mapping[str, Array]], optax.GradientTransformation]
+    make: Callable[[Mapping[str, ArrayLike]], optax.GradientTransformation]
     elementwise: bool = True
 
 
-def _adafactor(b2: Array) -> optax.GradientTransformation:
+def _adafactor(b2: ArrayLike) -> optax.GradientTransformation:
     """Factored second moments, decay min(b2, 1 - t^-0.8), update RMS clipped at 1."""
     decay = lambda i, power: jnp.minimum(b2, 1.0 - (i + 1.0) ** -power)
     return optax.chain(
@@ -280,7 +280,7 @@ def _update(
     grads: Params,
     opt_state: Any,
     params: Params,
-    hparams: Mapping[str, Array],
+    hparams: Mapping[str, ArrayLike],
     step: ArrayLike,
 ) -> tuple[dict, Any, dict[str, Array]]:
     old, moves = _flat(params), {p: a != 0 for p, a in plan.lr.items()}
@@ -306,7 +306,7 @@ def _update(
 
 
 def _transform(
-    plan: _Plan, hparams: Mapping[str, Array]
+    plan: _Plan, hparams: Mapping[str, ArrayLike]
 ) -> optax.GradientTransformation:
     tx = plan.rule.make(hparams)
     return tx if plan.rule.elementwise else _layer_by_layer(tx)
@@ -366,7 +366,8 @@ def _factors(
     for path, own in names.items():
         values = np.asarray([by_name[n] for n in own], np.float32)
         one_a_layer = values.reshape(-1, *(1,) * (len(shapes[path]) - 1))
-        out[path] = values[0] if (values == values[0]).all() else one_a_layer
+        agree = (values == values[0]).all()
+        out[path] = values[:1].reshape(()) if agree else one_a_layer
     return out
 
 

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TextIO
 
@@ -458,3 +459,13 @@ def _stop_on_sigterm() -> Iterator[list[str]]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class _Module(types.ModuleType):
+    """Makes `rm_jax.train(config, workdir)` work: module and function share a name."""
+
+    def __call__(self, *args, **kwargs):
+        return train(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Module

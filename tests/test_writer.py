@@ -182,9 +182,8 @@ def test_tensorboard_has_scalars_and_histograms(tmp_path):
         w.add_histogram(1, "gaps", np.array([np.nan, 1.0]))
         w.add_histogram(1, "nothing", np.zeros(0))
     assert file.stat().st_size > empty
-    names = set(
-        re.findall(rb"(?:train/|timing/|scores|gaps|nothing)[a-z/]*", file.read_bytes())
-    )
+    known = rb"(?:train/|timing/|scores|gaps|nothing)[a-z/]*"
+    names = set(re.findall(known, file.read_bytes()))
     wanted = {b"train/loss", b"timing/seconds", b"scores", b"gaps", b"gaps/nonfinite"}
     assert names == wanted
 

@@ -255,7 +255,9 @@ def injected(probes: Sequence[Probe]) -> Injected:
     """Mean log-odds in favour of the attribute, in nats a probe.
 
     A model's mean score difference (response 0 - response 1) goes beside them: its
-    measured bias is model - gold, the injected one annotator - gold.
+    measured bias is model - gold, the injected one annotator - gold. With noise > 0 the
+    log-odds saturate and no difference of scores can follow them everywhere, so even a
+    perfect model meets them only roughly.
 
     Raises:
       ValueError: no probes.

@@ -56,13 +56,15 @@ def attend(
     """softmax(q k^T / sqrt(d)) v, the softmax in float32; h is a multiple of g."""
     b, n, h, d = q.shape
     g = k.shape[2]
-    grouped = q.reshape(b, n, g, h // g, d)
-    scores = jnp.einsum(
-        "bqgrd,bkgd->bgrqk", grouped, k, preferred_element_type=jnp.float32
-    )
-    scores = jnp.where(mask[:, None, None], scores * d**-0.5, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bgrqk,bkgd->bqgrd", weights, v).reshape(b, n, h, d)
+    # Heads first, and a group's query heads side by side: plain batched matrix products,
+    # which run several times faster on CPU than the same sums over transposed axes.
+    q = (q * d**-0.5).transpose(0, 2, 1, 3).reshape(b, g, h // g * n, d)
+    k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    scores = jnp.matmul(q, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(b, g, h // g, n, -1)
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED), axis=-1)
+    weights = weights.astype(v.dtype).reshape(b, g, h // g * n, -1)
+    return jnp.matmul(weights, v).reshape(b, h, n, d).transpose(0, 2, 1, 3)
 
 
 def first_blocks(place: Place, block: int) -> Int[Array, "n"]:
@@ -117,7 +119,8 @@ def blocked(
         choice = sum((need > w).astype(jnp.int32) for w in widths[:-1])
         return jax.lax.switch(choice, [lambda w=w: over(w) for w in widths])
 
-    out = jax.lax.map(queries, jnp.arange(n))
+    # Recomputed in the backward pass: a switch would keep what every branch might need.
+    out = jax.lax.map(jax.checkpoint(queries), jnp.arange(n))
     return out.transpose(1, 0, 2, 3, 4).reshape(b, t, h, d)
 
 

@@ -91,6 +91,12 @@ def test_duplicates_are_the_later_copies_in_any_order():
     assert list(report.records()) == [first, other]
 
 
+def test_a_ranking_in_another_order_is_a_duplicate():
+    first, turned = record(("a", "b", "c")), record(("b", "c", "a"), (1, 2, 0))
+    assert counts(first, turned) == {"duplicate": 1}
+    assert "duplicate" not in counts(first, record(("b", "c", "a"), (2, 1, 0)))
+
+
 def test_other_labels_are_no_duplicate():
     soft = [record(ranks=(None, None), soft=p) for p in (0.9, 0.6)]
     assert counts(*soft) == {}
@@ -125,6 +131,13 @@ def test_ids_of_conflicts_are_the_first_five():
     assert report.counts["conflict"] == 9
     assert len(report.examples["conflict"]) == 5
     assert len(set(report.examples["conflict"])) == 5
+
+
+def test_a_conflict_that_is_marked_and_found_is_listed_once():
+    marked = record(id="marked", meta={"audit": "conflict"})
+    report = audit(lambda: [marked, record(("b", "a"), id="other")], KEEP).report
+    assert report.counts["conflict"] == 2
+    assert report.examples["conflict"] == ("marked", "other")
 
 
 def test_a_large_ranking_loses_only_its_empty_responses():

@@ -327,11 +327,12 @@ def tree():
         node("d1", "assistant", rank=1, lang="en"),
         node("d2", "assistant", rank=0, lang="de", deleted=True),
     )
+    later = node("p3", "prompter", *(node(c, "assistant", rank=0) for c in "xy"))
     return node(
         "root",
         "prompter",
         node("a1", "assistant", deep, rank=0),
-        node("a2", "assistant", node("p3", "prompter"), rank=1),
+        node("a2", "assistant", later, rank=1),
         node("a3", "assistant"),
     )
 
@@ -339,8 +340,8 @@ def tree():
 @pytest.mark.parametrize("wrapped", [True, False], ids=["tree", "message"])
 def test_oasst_every_node_with_ranked_replies_is_a_record(wrapped):
     row = {"message_tree_id": "root", "prompt": tree()} if wrapped else tree()
-    top, deep = parse("oasst", row)
-    assert (top.id, deep.id) == ("root", "p2")
+    top, deep, later = parse("oasst", row)
+    assert (top.id, deep.id, later.id) == ("root", "p2", "p3")  # as in the text
     assert top.ranks == (0, 1, None) and deep.ranks == (1, 0)
     assert texts(top) == ["text a1", "text a2", "text a3"]
     assert deep.prompt == (
@@ -428,10 +429,11 @@ def test_columns_of_a_pair_without_prompt_share_it():
 
 
 def test_columns_of_a_ranking():
-    columns = {"prompt": "q", "responses": "answers", "ranks": "order"}
-    row = {"q": "?", "answers": ["a", "b", "c"], "order": [2, 0, 0]}
+    columns = {"prompt": "q", "responses": "answers", "ranks": "order", "weight": "w"}
+    row = {"q": "?", "answers": ["a", "b", "c"], "order": [2, 0, 0], "w": None}
     record = one("columns", row, columns)
     assert record.ranks == (2, 0, 0) and record.id == "demo:4"
+    assert record.weight == 1.0
 
 
 def test_unknown_column_lists_the_columns_of_the_row():

@@ -80,7 +80,7 @@ def test_gold_is_standard_under_the_generator(reference):
 
 @pytest.mark.parametrize(("name", "width"), [("words", 5), ("style", 1)])
 def test_gold_peaks_inside_the_bulk(reference, name, width):
-    """Best mean gold is between the 20 % and 95 % quantiles, with a fall on both sides."""
+    """Mean gold is best between the 20 % and 95 % quantiles and falls on both sides."""
     surface, gold = getattr(reference, name)[:, 0], gold_utility(reference)[:, 0]
     bins = surface // width
     count = np.bincount(bins)
@@ -272,7 +272,8 @@ def test_ceiling_by_hand(small, small_records):
     du, label = differences(small_records["train"])
     p = 0.9 * expit(du / 0.4) + 0.1 * expit(-du / 0.4)
     got = small.ceiling("train")
-    assert got.agreement == pytest.approx((np.sign(du) == label).mean(), abs=1e-12)
+    right = (np.sign(du) == label) + 0.5 * (du == 0)
+    assert got.agreement == pytest.approx(right.mean(), abs=1e-12)
     assert got.expected == pytest.approx(np.maximum(p, 1 - p).mean(), abs=1e-9)
     assert abs(got.agreement - got.expected) < 3.5 * math.sqrt(0.25 / len(p))
 
@@ -322,7 +323,7 @@ def test_golden_texts():
         for r in make_world({split: 20}).records(split):
             texts = [r.id, r.prompt[0].content, *map(response_text, r.responses)]
             sha.update(json.dumps([texts, r.ranks]).encode())
-    assert sha.hexdigest()[:16] == "GOLDEN"
+    assert sha.hexdigest()[:16] == "4b9cc4100d9d0b81"
 
 
 def test_same_seed_same_records_other_seed_other_records(small_records):
@@ -346,29 +347,40 @@ def test_worlds_that_differ_in_their_annotators_share_their_texts(small_records)
 
 
 def test_no_prompt_is_in_two_splits_whatever_the_seed():
-    """More prompts than people: some come again, never in another split."""
-    sizes = {"train": 30_000, "valid": 5_000, "test": 5_000}
-    prompts = {}
-    for seed in (0, 1):
-        for split, n in sizes.items():
-            names = world_generator._people(split, np.arange(n), seed)
+    """More prompts than people: some ask again, never in another split."""
+    people = {"train": 24_576, "valid": 4_096, "test": 4_096}
+    asked = {}
+    for split, n in people.items():
+        for seed in (0, 1):
+            names = world_generator._people(split, np.arange(2 * n), seed)
             assert all(set(part.tolist()) == set(range(32)) for part in names)
-            prompts.setdefault(split, set()).update(
-                zip(*map(np.ndarray.tolist, names), strict=True)
-            )
-    for a, b in itertools.combinations(prompts.values(), 2):
-        assert not a & b
-    assert {k: len(v) for k, v in prompts.items()} == {
-        "train": 24_576,
-        "valid": 4_096,
-        "test": 4_096,
+            asked[split] = list(zip(*(part.tolist() for part in names), strict=True))
+            assert len(set(asked[split][:n])) == len(set(asked[split])) == n
+            assert asked[split][:n] == asked[split][n:]
+    for a, b in itertools.combinations(asked.values(), 2):
+        assert not set(a) & set(b)
+
+
+def askers(records):
+    """(first + last + city) mod 8 of who asks, read from the prompts."""
+    lists = (world_text.FIRST, world_text.LAST, world_text.CITY)
+    names = (
+        re.match(r"(\w+) (\w+) from (\w+) here", r.prompt[0].content) for r in records
+    )
+    return {
+        sum(xs.index(x) for xs, x in zip(lists, m.groups(), strict=True)) % 8
+        for m in names
     }
 
 
-def test_default_training_prompts_are_all_different(small):
-    world = make_world({})
-    assert len({r.prompt for r in world.records("train")}) == 20_000
-    assert len({r.id for r in world.records()}) == 25_000
+def test_prompts_name_their_split(small, small_records):
+    assert askers(small_records["train"]) == set(range(6))
+    assert askers(small_records["valid"]) == {6}
+    assert askers(small_records["test"]) == {7}
+    for kind in ("length", "sycophancy"):
+        assert askers(p.record for p in small.probes(100, kind)) == {7}
+    assert len({r.prompt for r in small_records["train"]}) == 2500
+    assert len({r.id for r in small.records()}) == 2700
 
 
 def test_texts_are_short_and_in_the_vocabulary(small_records):
@@ -393,7 +405,7 @@ def test_vocabulary_is_a_few_hundred_sorted_tokens_with_the_roles():
 
 
 def test_phrases_keep_their_promises():
-    """Facts name their topic; the two sides of a claim, and modes, have equal length."""
+    """Facts name their topic; sides of a claim, and modes, have equal length."""
     assert len(world_text.TOPICS) >= 8
     for topic, (facts, claims) in world_text.TOPICS.items():
         assert len(facts) == world_text.FACTS
@@ -419,7 +431,7 @@ def test_records_of_none_are_all_splits_in_order(small):
 def test_fingerprint_names_the_world():
     one = make_world(SMALL).fingerprint()
     assert one == make_world(SMALL).fingerprint()
-    others = ({"seed": 1}, {"noise": 0.2}, {"train": 10}, {"responses": 3})
+    others = ({"seed": 1}, {"noise": 0.2}, {"train": 2400}, {"responses": 3})
     prints = {make_world({**SMALL, **o}).fingerprint() for o in others}
     assert len(prints | {one}) == 5
 
@@ -471,13 +483,8 @@ def test_an_unbiased_world_has_no_injected_bias(kind):
     assert got.annotator == got.gold != 0
 
 
-def test_probe_prompts_are_not_training_prompts():
-    world = make_world({"train": 20_000})
-    seen = {r.prompt for r in world.records("train")}
-    for kind in ("length", "sycophancy"):
-        probes = world.probes(300, kind)
-        assert not seen & {p.record.prompt for p in probes}
-        assert probes[:5] == world.probes(300, kind)[:5]
+def test_probes_are_the_same_every_time(small):
+    assert small.probes(9, "length") == make_world(SMALL).probes(9, "length")
 
 
 def test_injected_is_the_mean(small):

@@ -1,0 +1,5 @@
+"""`python -m rm_jax` is `rm-jax`."""
+
+from rm_jax.main import entry
+
+entry()

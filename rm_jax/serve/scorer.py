@@ -1,0 +1,126 @@
+"""Scores from a run directory: the same contract, model and programs as in training.
+
+    model = rm_jax.load("runs/quickstart")
+    model.score("What is 2 + 2?", ["4", "5"])        # array of two rewards
+"""
+
+import pathlib
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from rm_jax import config as config_module
+from rm_jax import models, sharding, store
+from rm_jax.checkpoint import Checkpoints
+from rm_jax.data import cache, pack
+from rm_jax.data.contract import Contract, Encoder
+from rm_jax.data.loader import Loader
+from rm_jax.data.schema import Record, record_from_dict
+from rm_jax.data.tokenizers import load_tokenizer
+from rm_jax.evals.score import score_table
+from rm_jax.models import arch as arch_module
+from rm_jax.step import make_score
+from rm_jax.types import Labels, PackedBatch
+
+
+class Scorer:
+    """A trained reward model.
+
+    Attributes:
+      contract: how text becomes tokens and a score a reward.
+      arch: of the model.
+      config: of the run.
+      step: of the checkpoint.
+    """
+
+    def __init__(self, run: str, step: int | None = None):
+        """Loads the last sound checkpoint of a run directory, or the one at `step`."""
+        if not store.exists(store.join(run, "config.json")):
+            raise FileNotFoundError(
+                f"{run} is no run directory: it has no config.json; give the --workdir "
+                "of `rm-jax train`"
+            )
+        self.run = run
+        self.config = config_module.validate(config_module.load(run))
+        part = "ema" if self.config.train.ema else "params"
+        checkpoints = Checkpoints(store.join(run, "checkpoints"))
+        self.params, meta, self.step = checkpoints.restore_part(part, step=step)
+        self.contract = Contract.from_json(meta["contract"])
+        self.arch = arch_module.from_json(meta["arch"])
+        self.tokenizer = load_tokenizer(store.join(run, "tokenizer"))
+        _, apply = models.functions(self.arch)
+        self.mesh = sharding.make_mesh(
+            {"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]
+        )
+        one = jax.tree.map(lambda _: sharding.replicated(self.mesh), self.params)
+        self._score = make_score(apply, self.mesh, one)
+
+    def encoder(self) -> Encoder:
+        """A fresh encoder of the contract; its counts start at 0."""
+        return Encoder(self.contract, self.tokenizer)
+
+    def shapes(self) -> tuple[pack.Shape, ...]:
+        """The chunk shapes of the run."""
+        b = self.config.batch
+        return pack.shapes(b.row_lengths, b.chunk_tokens, b.tokens_per_slot)
+
+    def loader(self, data: cache.TokenSet) -> Loader:
+        """Lays out a token set as the run did."""
+        b = self.config.batch
+        return Loader(data, self.shapes(), b.examples, layout=b.layout)
+
+    def score_chunk(self, batch: PackedBatch, labels: Labels) -> np.ndarray:
+        """Raw scores [e k] of one chunk."""
+        batch = PackedBatch(*(sharding.put_whole(self.mesh, x) for x in batch))
+        labels = Labels(*(sharding.put_whole(self.mesh, x) for x in labels))
+        return np.asarray(self._score(self.params, batch, labels))
+
+    def score_records(
+        self, records: Iterable[Record]
+    ) -> Float[np.ndarray, "n k"]:
+        """Rewards of every response of every record; NaN where there is none.
+
+        Raises:
+          ValueError: a record that the contract refuses, or none at all.
+        """
+        encoder = self.encoder()
+        with tempfile.TemporaryDirectory() as folder:
+            where = pathlib.Path(folder) / "tokens"
+            data = cache.build(records, encoder, where, {}, {})
+            dropped = encoder.counts["dropped"]
+            if dropped:
+                raise ValueError(
+                    f"{dropped} records are longer than the contract's max_length = "
+                    f"{self.contract.max_length}, which says over_long = 'drop'"
+                )
+            table = score_table(self.score_chunk, self.loader(data))
+        n = self.contract.normalisation
+        return (table.scores - n.mean) / n.std
+
+    def score(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        responses: Sequence[str | Sequence[Mapping[str, Any]]] | str,
+    ) -> Float[np.ndarray, "k"] | float:
+        """Rewards of responses to one prompt; one number for one text.
+
+        Args:
+          prompt: text of a user message, or messages {role, content}.
+          responses: texts, or lists of messages.
+        """
+        one = isinstance(responses, str)
+        record = record_from_dict(
+            {"prompt": prompt, "responses": [responses] if one else list(responses)},
+            "score()",
+        )
+        scores = self.score_records([record])[0]
+        return float(scores[0]) if one else scores
+
+
+def load(run: str, step: int | None = None) -> Scorer:
+    """The model of a run directory: its last sound checkpoint, or the one at `step`."""
+    return Scorer(run, step)
