@@ -86,7 +86,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.batch = ConfigDict()
     c.batch.examples = 64  # prompts a step, exactly
-    c.batch.layout = "packed"  # or "padded": one response a row (reference and encoders)
+    c.batch.layout = "packed"  # or "padded": one response a row (for encoders)
     c.batch.row_lengths = (128, 256)  # one chunk shape each
     c.batch.chunk_tokens = 2048  # rows x length of every chunk
     c.batch.tokens_per_slot = 16  # a row of t tokens scores at most t/16 positions
@@ -131,5 +131,5 @@ def get_config(arg: str = "") -> ConfigDict:
     c.train.resume = ""  # a run directory to continue from, in a new workdir
     c.train.tensorboard = True
     c.train.report = True  # write report.html at the end
-    c.train.too_good = 0.97  # accuracy that is suspicious in the first tenth of training
+    c.train.too_good = 0.97  # accuracy that is suspicious in the first tenth
     return c

@@ -50,6 +50,10 @@ class Step(NamedTuple):
     sums: Callable[..., Any] | None
     weigh: Callable[..., Any] | None
 
+    def compiled(self) -> int:
+        """Programs compiled so far: one a chunk shape, and those around them."""
+        return sum(f._cache_size() for f in self if f is not None)
+
 
 def preference_sums(out: RewardOutput, labels: Labels) -> dict[str, Float[Array, "2"]]:
     """(sum, count) of a chunk's NLL, accuracy, margin and scores, by labelled pair.
@@ -190,7 +194,9 @@ def make_step(
 
             more, found = jax.grad(penalty, has_aux=True)(trainable)
             grads, terms = jax.tree.map(jnp.add, grads, more), terms | found
-        means = {name: s[0] / jnp.maximum(s[1], 1e-30) for name, s in total.sums.items()}
+        means = {
+            name: s[0] / jnp.maximum(s[1], 1e-30) for name, s in total.sums.items()
+        }
         means |= terms
         means["loss"] += sum(terms.values(), jnp.zeros(()))
         new, opt_state, stats = optimizer.update(
@@ -249,9 +255,7 @@ def _term_names(objective: losses.Objective) -> list[str]:
     return [n for n, r in objective.regularizers.items() if r.per_example is not None]
 
 
-def judge(
-    guard: Guard, loss: Array, norm: Array, sigma: float
-) -> tuple[Array, Guard]:
+def judge(guard: Guard, loss: Array, norm: Array, sigma: float) -> tuple[Array, Guard]:
     """Whether a step may be taken, and the memory after it.
 
     A step is refused when its loss or gradient norm is not finite, or, with sigma > 0

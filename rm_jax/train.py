@@ -1,11 +1,12 @@
 """THE loop. Read it top to bottom; every part it calls can be read on its own.
 
-    metrics = train(rm_jax.config.load("rm_jax:quickstart"), "runs/quickstart")
+metrics = rm_jax.train(rm_jax.config.load("rm_jax:quickstart"), "runs/quickstart")
 """
 
 import contextlib
 import signal
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -15,23 +16,19 @@ import jax
 import numpy as np
 
 from rm_jax import losses as losses_module
-from rm_jax import models, rundir, sharding, store
+from rm_jax import rundir, store
+from rm_jax.build import Built, build, put_chunk, score_fn
 from rm_jax.checkpoint import Checkpoints, CheckpointWriter
-from rm_jax.config import ConfigError, parse_duration, validate
-from rm_jax.data import datasets, pack
+from rm_jax.config import parse_duration, validate
 from rm_jax.data.contract import Encoder
-from rm_jax.data.loader import Loader, StepBatch
+from rm_jax.data.loader import StepBatch
 from rm_jax.data.tokenizers import save_tokenizer
-from rm_jax.evals import evaluate
-from rm_jax.evals.alarms import alarms
+from rm_jax.evals import alarms, evaluate
 from rm_jax.evals.run import evaluate_set, summary_lines
-from rm_jax.evals.score import ScoreFn, score_table
-from rm_jax.models import ArchConfig
-from rm_jax.optim import make_optimizer
+from rm_jax.evals.score import score_table
 from rm_jax.progress import Progress
-from rm_jax.state import TrainState, create, new_state, plan
-from rm_jax.step import Step, make_score, make_step, run_step
-from rm_jax.types import Labels, PackedBatch
+from rm_jax.state import TrainState, create
+from rm_jax.step import run_step
 from rm_jax.writer import RunWriter, to_json
 
 
@@ -39,32 +36,33 @@ class TrainingError(RuntimeError):
     """Training cannot go on: names the step and why."""
 
 
-class Built(NamedTuple):
-    """Everything made before the first step; nothing here is compiled yet.
+class Stopped(Exception):
+    """An evaluation was broken off, because a signal asks for a save."""
+
+
+class Start(NamedTuple):
+    """Where a run starts.
 
     Attributes:
-      data: the sets.
-      arch: of the model.
-      mesh: the devices.
-      loaders: name -> Loader; "train" is the training set.
-      new: () -> TrainState before step 0, to be traced.
-      shapes: what a checkpoint is restored into.
-      shardings: where each array lives.
-      step: the programs of a training step.
-      score: (params, batch, labels) -> scores, a program.
-      total: steps of the whole run.
+      state: after `step` steps.
+      step: steps done.
+      evaluated: whether this step's evaluation is in the log already.
+      window: numbers of steps that no line of the log has yet.
     """
 
-    data: datasets.Data
-    arch: ArchConfig
-    mesh: jax.sharding.Mesh
-    loaders: dict[str, Loader]
-    new: Callable[[], TrainState]
-    shapes: TrainState
-    shardings: TrainState
-    step: Step
-    score: Callable[..., Any]
-    total: int
+    state: TrainState
+    step: int
+    evaluated: bool
+    window: dict[str, list[float]]
+
+
+class Outputs(NamedTuple):
+    """Where a run leaves what it makes, and the list that a signal makes non-empty."""
+
+    checkpoints: CheckpointWriter
+    writer: RunWriter
+    progress: Progress
+    stop: list[str]
 
 
 def train(
@@ -77,7 +75,7 @@ def train(
 ) -> dict[str, dict[str, Any]]:
     """Trains the model of a config, or continues it; returns its final evaluation.
 
-    Interrupting it (SIGTERM, or Ctrl-C in a notebook) saves a checkpoint and returns {}.
+    SIGTERM, or Ctrl-C in a notebook, saves a checkpoint and returns {}.
 
     Args:
       config: a ConfigDict, e.g. `rm_jax.config.load("rm_jax:quickstart")`.
@@ -92,158 +90,104 @@ def train(
     """
     config = validate(config)
     continued = rundir.claim(workdir, config)
-    with _stop_on_sigterm() as stop:
-        built = build(config, workdir, losses, regularizers, _printer(stream))
+    first = jax.process_index() == 0
+    say = lambda line: print(line, file=stream, flush=True) if first else None
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_signals())
+        built = build(config, workdir, losses, regularizers, say)
         _describe(config, workdir, built)
-        with _checkpoints(config, workdir) as checkpoints:
-            events: list[dict[str, Any]] = []
-            state, start = _start(config, built, checkpoints, events.append)
-            with (
-                RunWriter(
-                    workdir,
-                    step=start if continued else -1,
-                    tensorboard=config.train.tensorboard,
-                    active=jax.process_index() == 0,
-                ) as writer,
-                Progress(
-                    built.total, start, stream, active=jax.process_index() == 0
-                ) as progress,
-            ):
-                if continued:
-                    progress.say(f"continuing {workdir} at step {start}/{built.total}")
-                    writer.write_event(start, "resumed")
-                for event in events:
-                    progress.say(f"WARNING {event}")
-                    fields = {k: v for k, v in event.items() if k != "event"}
-                    writer.write_event(start, event["event"], **fields)
-                state, step = loop(
-                    config, built, state, start, checkpoints, writer, progress, stop
-                )
-                if step < built.total:
-                    progress.say(f"stopped at step {step}; the same command continues")
-                    return {}
-                return finish(config, workdir, built, state, writer, progress)
+        checkpoints = stack.enter_context(_checkpoints(config, workdir))
+        events: list[dict[str, Any]] = []
+        start = where_to_start(config, built, checkpoints, events.append)
+        writer = RunWriter(
+            workdir,
+            step=start.step if continued else -1,
+            tensorboard=config.train.tensorboard,
+            active=first,
+        )
+        stack.enter_context(writer)
+        progress = Progress(built.total, start.step, stream, active=first)
+        out = Outputs(checkpoints, writer, stack.enter_context(progress), stop)
+        if continued:
+            progress.say(f"continuing {workdir} at step {start.step} of {built.total}")
+            writer.write_event(start.step, "resumed")
+        for event in events:
+            progress.say(f"WARNING {event}")
+            writer.write_event(start.step, **event)
+        state, step = loop(config, built, start, out)
+        if step < built.total or stop:
+            progress.say(f"{stop[0]}: saved step {step}; the same command continues")
+            return {}
+        return finish(config, workdir, built, state, out)
 
 
-def build(
+def where_to_start(
     config: Any,
-    workdir: str | None,
-    losses: Mapping[str, Callable],
-    regularizers: Mapping[str, Any],
-    say: Callable[[str], None],
-) -> Built:
-    """Makes everything a run needs, cheapest checks first; compiles nothing."""
-    objective = losses_module.choose(config.loss, losses, regularizers)
-    mesh = sharding.make_mesh(config.mesh)
-    shapes = pack.shapes(
-        config.batch.row_lengths, config.batch.chunk_tokens, config.batch.tokens_per_slot
-    )
-    for shape in shapes:
-        sharding.rows_divide(mesh, shape.rows, f"chunk of row length {shape.length}")
-    kept = None if workdir is None else store.join(workdir, "tokenizer")
-    data = datasets.open_data(config, kept, say)
-    losses_module.check_labels(objective, set(data.train.meta["fields"]))
-    loaders = {
-        name: Loader(
-            tokens,
-            shapes,
-            config.batch.examples,
-            config.data_seed,
-            config.batch.layout,
-            rows=lambda shape: sharding.local_rows(mesh, shape.rows),
-        )
-        for name, tokens in {"train": data.train, **data.evals}.items()
-    }
-    encoder = Encoder(data.contract, data.tokenizer)
-    arch = models.make_arch(config.model, encoder.vocab_size, config.contract.pooling)
-    init, apply = models.functions(arch, objective.needs_token_logp)
-    steps = lambda text: parse_duration(text).steps(
-        config.batch.examples, len(data.train)
-    )
-    total = steps(config.train.duration)
-    params = jax.eval_shape(init, jax.random.key(0))
-    optim = dict(config.optim.items())
-    optimizer = make_optimizer(
-        params,
-        n_pattern=arch.pattern,
-        total_steps=total,
-        warmup_steps=min(steps(optim.pop("warmup")), total),
-        **optim,
-    )
+    built: Built,
+    checkpoints: Checkpoints,
+    on_event: Callable[[dict[str, Any]], None],
+) -> Start:
+    """The first that there is of: its own directory, config.train.resume, model.init.
 
-    def new() -> TrainState:
-        return new_state(
-            init(jax.random.key(config.init_seed)),
-            optimizer,
-            objective.hparams,
-            ema=config.train.ema > 0,
-            spike_window=config.train.spike_window,
-        )
-
-    abstract, shardings = plan(new, mesh)
-    step = make_step(
-        apply,
-        objective,
-        optimizer,
-        mesh,
-        shardings,
-        dropout_seed=config.dropout_seed,
-        ema_decay=config.train.ema,
-        spike_sigma=config.train.spike_sigma,
-    )
-    score = make_score(apply, mesh, shardings.params)
-    return Built(
-        data, arch, mesh, loaders, new, abstract, shardings, step, score, total
-    )
+    `resume` continues another run, optimiser and all; `model.init` takes another run's
+    parameters only; without any the parameters are fresh.
+    """
+    resume = config.train.resume and Checkpoints(_checkpoint_dir(config.train.resume))
+    for place in (checkpoints, resume):
+        if place and (place is resume or place.steps()):
+            state, meta, step = place.restore(built.shapes, on_event=on_event)
+            return Start(state, step, meta["evaluated"], meta["log"])
+    state = create(built.new, built.shardings)
+    if config.model.init != "scratch":
+        other = Checkpoints(_checkpoint_dir(config.model.init))
+        params = other.restore_part("params", built.shapes.params, on_event=on_event)[0]
+        ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
+        state = state.replace(params=params, ema=ema)
+    return Start(state, 0, True, {})
 
 
 def loop(
-    config: Any,
-    built: Built,
-    state: TrainState,
-    start: int,
-    checkpoints: CheckpointWriter,
-    writer: RunWriter,
-    progress: Progress,
-    stop: list[str],
+    config: Any, built: Built, start: Start, out: Outputs
 ) -> tuple[TrainState, int]:
-    """Steps `start` ... `total`; the order inside a turn is fixed."""
-    steps = lambda text: max(
-        1, parse_duration(text).steps(config.batch.examples, len(built.data.train))
+    """Steps `start.step` ... `built.total`; the order inside a turn is fixed."""
+    examples = len(built.data.train)
+    every = {
+        name: max(1, parse_duration(text).steps(config.batch.examples, examples))
+        for name, text in config.train.items()
+        if name.endswith("_every")
+    }
+    batches = built.loaders["train"].prefetch(
+        start.step, built.total, config.batch.prefetch
     )
-    log_every, eval_every, save_every = (
-        steps(config.train[f"{name}_every"]) for name in ("log", "eval", "save")
-    )
-    batches = built.loaders["train"].prefetch(start, built.total, config.batch.prefetch)
-    log = _Log(config, writer, progress, log_every)
-    step = start
+    log = _Log(config, out, every["log_every"], start.window)
+    state, step, evaluated, saved = start.state, start.step, start.evaluated, True
     while True:
         last = step == built.total
-        new = step > start  # at `start` the checkpoint has both already
+        due_eval = not evaluated and (last or step % every["eval_every"] == 0)
+        due_save = not saved and (last or out.stop or step % every["save_every"] == 0)
         # A save must find every line up to its step on disk, so that a restart, which
         # cuts the log back to the checkpoint, leaves the same bytes.
-        if new and (last or stop or step % eval_every == 0 or step % save_every == 0):
+        if due_eval or due_save:
             log.flush()
         # 1. Evaluate, before anything moves on: it sees the state of exactly this step.
         metrics: dict[str, float] = {}
-        if new and (last or step % eval_every == 0):
-            metrics = _evaluate(config, built, state, step, writer, progress, stop)
+        if due_eval and not out.stop:
+            with contextlib.suppress(Stopped):
+                metrics = _evaluate(config, built, state, step, out)
+                evaluated = True
         # 2. Save, after the evaluation whose figures decide which checkpoint is best.
-        if new and (last or stop or step % save_every == 0):
-            writer.flush()
-            checkpoints.save(step, state, _meta(built), metrics)
-        if last or stop:
+        if due_save or (out.stop and not saved):
+            out.writer.flush()
+            meta = _meta(built, evaluated or not due_eval, log.window)
+            out.checkpoints.save(step, state, meta, metrics)
+        if last or out.stop:
             break
         # 3. Batch, after the save: what was saved never depends on a batch not used.
         batch = next(batches)
         # 4. Dispatch; this returns while the devices still compute.
-        chunks = [_put(built.mesh, *chunk) for chunk in batch.chunks]
-        try:
-            state, values = run_step(built.step, state, chunks, batch.weight)
-        except KeyboardInterrupt:
-            stop.append("interrupt")
-            break
-        step += 1
+        chunks = [put_chunk(built.mesh, *chunk) for chunk in batch.chunks]
+        state, values = run_step(built.step, state, chunks, batch.weight)
+        step, evaluated, saved = step + 1, False, False
         # 5. Log the step before, so that the host never waits for this one.
         log.add(step, values, batch)
     batches.close()
@@ -251,47 +195,64 @@ def loop(
 
 
 class _Log:
-    """Keeps the newest step's numbers on the device and writes those of the one before."""
+    """Means over the steps since the last line, written one step behind the devices.
 
-    def __init__(self, config, writer: RunWriter, progress: Progress, every: int):
-        self.config, self.writer, self.progress = config, writer, progress
-        self.every, self.pending = every, None
-        self.clock, self.pairs, self.tokens = time.monotonic(), 0, 0
+    `window` is what has not been written yet; it goes into the checkpoint, so that a
+    continued run writes the same line.
+    """
+
+    LATEST = ("learning_rate", "skips", "skips_in_row")  # not averaged
+
+    def __init__(
+        self,
+        config: Any,
+        out: Outputs,
+        every: int,
+        window: dict[str, list[float]],
+    ):
+        self.config, self.out, self.every = config, out, every
+        self.window, self.pending = window, None
+        self.clock, self.examples, self.tokens = time.monotonic(), 0, 0
 
     def add(self, step: int, values: Mapping[str, Any], batch: StepBatch) -> None:
+        """Takes a step that is still being computed; writes the one before."""
         self.flush()
         self.pending = (step, values, batch)
 
     def flush(self) -> None:
+        """Waits for the newest step and takes its numbers."""
         if self.pending is None:
             return
         (step, values, batch), self.pending = self.pending, None
         values = {k: float(v) for k, v in jax.device_get(values).items()}
-        self.pairs += batch.examples
+        self.examples += batch.examples
         self.tokens += batch.tokens
-        if step % self.every == 0 or step == 1:
+        for name, value in values.items():
+            total, n = self.window.get(name, (0.0, 0))
+            self.window[name] = [total + value, n + 1]
+        if step % self.every == 0:
             self._write(step, values, batch)
         _refuse(self.config, step, values)
 
     def _write(self, step: int, values: dict[str, float], batch: StepBatch) -> None:
-        self.writer.write_metrics(step, {f"train/{k}": v for k, v in values.items()})
+        means = {name: total / n for name, (total, n) in self.window.items()}
+        means |= {name: values[name] for name in self.LATEST}
+        self.window.clear()
+        self.out.writer.write_metrics(step, {f"train/{k}": v for k, v in means.items()})
         now = time.monotonic()
         seconds, self.clock = now - self.clock, now
-        rate = self.pairs / seconds
-        self.writer.write_timing(
-            step,
-            {
-                "seconds": seconds,
-                "examples_per_s": rate,
-                "tokens_per_s": self.tokens / seconds,
-                "padding": batch.padding,
-                "chunks": len(batch.chunks),
-                "tokens_per_response": batch.tokens / batch.responses,
-            },
-        )
-        self.pairs = self.tokens = 0
-        shown = {"loss": values["loss"], "accuracy": values["accuracy"], "pairs/s": rate}
-        self.progress.update(step, shown)
+        timing = {
+            "seconds": seconds,
+            "examples_per_s": self.examples / seconds,
+            "tokens_per_s": self.tokens / seconds,
+            "padding": batch.padding,
+            "chunks": len(batch.chunks),
+            "tokens_per_response": batch.tokens / batch.responses,
+        }
+        self.out.writer.write_timing(step, timing)
+        self.examples = self.tokens = 0
+        shown = {"loss": means["loss"], "accuracy": means["accuracy"]}
+        self.out.progress.update(step, shown | {"examples/s": timing["examples_per_s"]})
 
 
 def _refuse(config: Any, step: int, values: Mapping[str, float]) -> None:
@@ -302,75 +263,61 @@ def _refuse(config: Any, step: int, values: Mapping[str, float]) -> None:
             f"step {step}: the loss is {values['loss']}, its gradient norm "
             f"{values['grad_norm']}; {values['skips_in_row']:.0f} steps in a row were "
             f"skipped (config.train.on_nonfinite = {config.train.on_nonfinite!r}, "
-            f"max_skips = {config.train.max_skips}): lower the learning rate, or look at "
-            f"the rows with `rm-jax inspect RUN --step {step - 1}`"
+            f"max_skips = {config.train.max_skips}): lower the learning rate, or "
+            f"look at the rows with `rm-jax inspect RUN --step {step - 1}`"
         )
 
 
-def score_fn(built: Built, state: TrainState) -> ScoreFn:
-    """The model of a state, averaged if the run averages, as a function on chunks."""
-    params = state.params if state.ema is None else state.ema
+def _evaluate(
+    config: Any, built: Built, state: TrainState, step: int, out: Outputs
+) -> dict[str, float]:
+    """Figures of every evaluation set, on its first `eval_examples` examples.
 
-    def score(batch, labels) -> np.ndarray:
-        return np.asarray(built.score(params, *_put(built.mesh, batch, labels)))
-
-    return score
-
-
-def _put(mesh, batch: PackedBatch, labels: Labels) -> tuple[PackedBatch, Labels]:
-    """A chunk on the devices: this host's rows of the batch, all of the labels."""
-    rows = labels.ranks.shape[0] // batch.slots.shape[1]
-    batch = PackedBatch(*(sharding.put_rows(mesh, x, rows) for x in batch))
-    return batch, Labels(*(sharding.put_whole(mesh, x) for x in labels))
-
-
-def _evaluate(config, built, state, step, writer, progress, stop) -> dict[str, float]:
-    """Figures of every evaluation set, on its first `eval_examples` examples."""
+    Raises:
+      Stopped: a signal came; nothing was written.
+    """
     score = score_fn(built, state)
-    out: dict[str, float] = {}
-    for name, spec in built.data.specs.items():
-        if name == "train":
-            continue
-        table = score_table(score, built.loaders[name], config.train.eval_examples)
+
+    def poll() -> None:
+        if out.stop:
+            raise Stopped
+
+    tables = {
+        name: score_table(score, loader, config.train.eval_examples, poll)
+        for name, loader in built.loaders.items()
+        if name != "train"
+    }
+    figures: dict[str, float] = {}
+    for name, table in tables.items():
         values = evaluate(table, seed=config.eval_seed)
-        out |= {f"eval/{name}/{k}": v for k, v in values.items()}
-        margins = table.scores[:, 0]
-        writer.add_histogram(step, f"eval/{name}/scores", margins[np.isfinite(margins)])
-        share = {"progress": step / built.total, "too_good": config.train.too_good}
-        for text in alarms(table, human=not spec.startswith("world:"), **share):
-            writer.alarm(step, name, text)
-            progress.say(f"ALARM {name}: {text}")
-        shown = {k: values[k] for k in ("accuracy", "nll", "ece") if k in values}
-        progress.say(
-            f"step {step} {name}: "
-            + ", ".join(f"{k} {v:.3f}" for k, v in shown.items())
-        )
-    if out:
-        writer.write_metrics(step, out)
-    return out
+        figures |= {f"eval/{name}/{k}": v for k, v in values.items()}
+        scores = table.scores[~np.isnan(table.scores)]
+        out.writer.add_histogram(step, f"eval/{name}/scores", scores)
+        for text in alarms(
+            table,
+            progress=step / built.total,
+            human=not built.data.specs[name].startswith("world:"),
+            too_good=config.train.too_good,
+        ):
+            out.writer.alarm(step, name, text)
+            out.progress.say(f"ALARM {name}: {text}")
+        shown = [f"{k} {values[k]:.3f}" for k in ("accuracy", "nll") if k in values]
+        out.progress.say(f"step {step} {name}: {', '.join(shown)}")
+    if figures:
+        out.writer.write_metrics(step, figures)
+    return figures
 
 
-def _start(config, built, checkpoints, on_event) -> tuple[TrainState, int]:
-    """Where a run starts: its own directory, config.train.resume, model.init, scratch."""
-    if checkpoints.steps():
-        state, _, step = checkpoints.restore(built.shapes, on_event=on_event)
-        return state, step
-    if config.train.resume:
-        other = Checkpoints(store.join(config.train.resume, "checkpoints"))
-        state, _, step = other.restore(built.shapes, on_event=on_event)
-        return state, step
-    state = create(built.new, built.shardings)
-    if config.model.init == "scratch":
-        return state, 0
-    other = Checkpoints(store.join(config.model.init, "checkpoints"))
-    params, _, _ = other.restore_part("params", built.shapes.params, on_event=on_event)
-    ema = None if state.ema is None else jax.tree.map(np.copy, params)
-    return state.replace(params=params, ema=ema), 0
-
-
-def _meta(built: Built) -> dict[str, Any]:
-    """What a checkpoint must carry to be scored with on its own."""
-    return {"contract": built.data.contract.to_json(), "arch": built.arch.to_json()}
+def _meta(
+    built: Built, evaluated: bool, window: Mapping[str, list[float]]
+) -> dict[str, Any]:
+    """What a checkpoint carries to be scored with on its own, and the unwritten log."""
+    return {
+        "contract": built.data.contract.to_json(),
+        "arch": built.arch.to_json(),
+        "evaluated": evaluated,
+        "log": {name: list(pair) for name, pair in window.items()},
+    }
 
 
 def _describe(config, workdir: str, built: Built) -> None:
@@ -397,7 +344,9 @@ def _describe(config, workdir: str, built: Built) -> None:
     store.write_text(store.join(workdir, "config.json"), rundir.config_text(config))
 
 
-def finish(config, workdir, built, state, writer, progress) -> dict[str, dict]:
+def finish(
+    config: Any, workdir: str, built: Built, state: TrainState, out: Outputs
+) -> dict[str, dict[str, Any]]:
     """Evaluates every set whole, writes predictions, evals.json and report.html."""
     path = store.join(workdir, "evals.json")
     done = store.read_json(path) if store.exists(path) else {}
@@ -419,20 +368,26 @@ def finish(config, workdir, built, state, writer, progress) -> dict[str, dict]:
                 )
         store.write_json(path, to_json(done))
     else:
-        progress.say(f"{workdir} is complete: {built.total} steps; nothing to train")
+        out.progress.say(
+            f"{workdir} is complete: {built.total} steps; nothing to train"
+        )
     for line in summary_lines(done["sets"]):
-        progress.say(line)
+        out.progress.say(line)
     if config.train.report:
         from rm_jax.report.html import write_report  # matplotlib, only when asked for
 
-        writer.flush()
-        progress.say(f"report: {write_report(workdir)}")
+        out.writer.flush()
+        out.progress.say(f"report: {write_report(workdir)}")
     return done["sets"]
 
 
-def _checkpoints(config, workdir: str) -> CheckpointWriter:
+def _checkpoint_dir(run: str) -> str:
+    return store.join(run, "checkpoints")
+
+
+def _checkpoints(config: Any, workdir: str) -> CheckpointWriter:
     return CheckpointWriter(
-        store.join(workdir, "checkpoints"),
+        _checkpoint_dir(workdir),
         keep_last=config.train.keep_last,
         keep_best=config.train.keep_best,
         best_metric=config.train.best_metric,
@@ -440,25 +395,30 @@ def _checkpoints(config, workdir: str) -> CheckpointWriter:
     )
 
 
-def _printer(stream: TextIO) -> Callable[[str], None]:
-    if jax.process_index():
-        return lambda line: None
-    return lambda line: print(line, file=stream, flush=True)
-
-
 @contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[list[str]]:
-    """A list that a SIGTERM makes true; the loop looks at it every turn."""
+def _signals() -> Iterator[list[str]]:
+    """A list that SIGTERM or Ctrl-C makes non-empty; the loop looks at it every turn.
+
+    A second Ctrl-C raises KeyboardInterrupt as usual.
+    """
     stop: list[str] = []
-    try:
-        before = signal.signal(signal.SIGTERM, lambda *_: stop.append("SIGTERM"))
-    except ValueError:  # not the main thread: no handler can be set there
-        yield stop
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # no handler can be set here
         return
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: Any) -> None:
+        if stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.append(signal.Signals(number).name)
+
     try:
+        for number in before:
+            signal.signal(number, handle)
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Module(types.ModuleType):

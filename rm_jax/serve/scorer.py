@@ -1,7 +1,7 @@
 """Scores from a run directory: the same contract, model and programs as in training.
 
-    model = rm_jax.load("runs/quickstart")
-    model.score("What is 2 + 2?", ["4", "5"])        # array of two rewards
+model = rm_jax.load("runs/quickstart")
+model.score("What is 2 + 2?", ["4", "5"])        # array of two rewards
 """
 
 import pathlib
@@ -79,9 +79,7 @@ class Scorer:
         labels = Labels(*(sharding.put_whole(self.mesh, x) for x in labels))
         return np.asarray(self._score(self.params, batch, labels))
 
-    def score_records(
-        self, records: Iterable[Record]
-    ) -> Float[np.ndarray, "n k"]:
+    def score_records(self, records: Iterable[Record]) -> Float[np.ndarray, "n k"]:
         """Rewards of every response of every record; NaN where there is none.
 
         Raises:

@@ -1,0 +1,139 @@
+"""Everything a run needs before its first step, the cheapest checks first."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rm_jax import losses as losses_module
+from rm_jax import models, sharding, store
+from rm_jax.config import parse_duration
+from rm_jax.data import datasets, pack
+from rm_jax.data.contract import Encoder
+from rm_jax.data.loader import Loader
+from rm_jax.evals.score import ScoreFn
+from rm_jax.models import ArchConfig
+from rm_jax.optim import make_optimizer
+from rm_jax.state import TrainState, new_state, plan
+from rm_jax.step import Step, make_score, make_step
+from rm_jax.types import Labels, PackedBatch
+
+
+class Built(NamedTuple):
+    """Everything made before the first step; nothing here is compiled yet.
+
+    Attributes:
+      data: the sets.
+      arch: of the model.
+      mesh: the devices.
+      loaders: name -> Loader; "train" is the training set.
+      new: () -> TrainState before step 0, to be traced.
+      shapes: what a checkpoint is restored into.
+      shardings: where each array lives.
+      step: the programs of a training step.
+      score: (params, batch, labels) -> scores, a program.
+      total: steps of the whole run.
+    """
+
+    data: datasets.Data
+    arch: ArchConfig
+    mesh: jax.sharding.Mesh
+    loaders: dict[str, Loader]
+    new: Callable[[], TrainState]
+    shapes: TrainState
+    shardings: TrainState
+    step: Step
+    score: Callable[..., Any]
+    total: int
+
+
+def build(
+    config: Any,
+    workdir: str | None,
+    losses: Mapping[str, Callable],
+    regularizers: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Built:
+    """Makes everything a run needs, cheapest checks first; compiles nothing."""
+    objective = losses_module.choose(config.loss, losses, regularizers)
+    mesh = sharding.make_mesh(config.mesh)
+    shapes = pack.shapes(
+        config.batch.row_lengths,
+        config.batch.chunk_tokens,
+        config.batch.tokens_per_slot,
+    )
+    for shape in shapes:
+        sharding.rows_divide(mesh, shape.rows, f"chunk of row length {shape.length}")
+    kept = None if workdir is None else store.join(workdir, "tokenizer")
+    data = datasets.open_data(config, kept, say)
+    losses_module.check_labels(objective, set(data.train.meta["fields"]))
+    loaders = {
+        name: Loader(
+            tokens,
+            shapes,
+            config.batch.examples,
+            config.data_seed,
+            config.batch.layout,
+            rows=lambda shape: sharding.local_rows(mesh, shape.rows),
+        )
+        for name, tokens in {"train": data.train, **data.evals}.items()
+    }
+    encoder = Encoder(data.contract, data.tokenizer)
+    arch = models.make_arch(config.model, encoder.vocab_size, config.contract.pooling)
+    init, apply = models.functions(arch, objective.needs_token_logp)
+    steps = lambda text: parse_duration(text).steps(
+        config.batch.examples, len(data.train)
+    )
+    total = steps(config.train.duration)
+    params = jax.eval_shape(init, jax.random.key(0))
+    optim = dict(config.optim.items())
+    optimizer = make_optimizer(
+        params,
+        n_pattern=arch.pattern,
+        total_steps=total,
+        warmup_steps=min(steps(optim.pop("warmup")), total),
+        **optim,
+    )
+
+    def new() -> TrainState:
+        return new_state(
+            init(jax.random.key(config.init_seed)),
+            optimizer,
+            objective.hparams,
+            ema=config.train.ema > 0,
+            spike_window=config.train.spike_window,
+        )
+
+    abstract, shardings = plan(new, mesh)
+    step = make_step(
+        apply,
+        objective,
+        optimizer,
+        mesh,
+        shardings,
+        dropout_seed=config.dropout_seed,
+        ema_decay=config.train.ema,
+        spike_sigma=config.train.spike_sigma,
+    )
+    score = make_score(apply, mesh, shardings.params)
+    return Built(
+        data, arch, mesh, loaders, new, abstract, shardings, step, score, total
+    )
+
+
+def score_fn(built: Built, state: TrainState) -> ScoreFn:
+    """The model of a state, averaged if the run averages, as a function on chunks."""
+    params = state.params if state.ema is None else state.ema
+
+    def score(batch, labels) -> np.ndarray:
+        return np.asarray(built.score(params, *put_chunk(built.mesh, batch, labels)))
+
+    return score
+
+
+def put_chunk(mesh, batch: PackedBatch, labels: Labels) -> tuple[PackedBatch, Labels]:
+    """A chunk on the devices: this host's rows of the batch, all of the labels."""
+    rows = labels.ranks.shape[0] // batch.slots.shape[1]
+    batch = PackedBatch(*(sharding.put_rows(mesh, x, rows) for x in batch))
+    return batch, Labels(*(sharding.put_whole(mesh, x) for x in labels))

@@ -1,0 +1,71 @@
+"""`rm-jax eval`: a trained model on a data set, into a directory of its own."""
+
+import re
+import sys
+from collections.abc import Mapping
+
+from rm_jax import rundir, store
+from rm_jax.data import datasets, sources
+from rm_jax.evals.run import evaluate_set, summary_lines
+from rm_jax.serve.scorer import load
+from rm_jax.writer import to_json
+
+
+def evaluate_run(
+    run: str,
+    spec: str,
+    out: str,
+    step: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int = 0,
+) -> dict[str, float]:
+    """Evaluates the model of a run on a SPEC and prints the figures.
+
+    Writes out/evals.json, out/predictions/, out/run.json and out/report.html.
+
+    Args:
+      run: the run directory.
+      spec: the data.
+      out: a new directory.
+      step: of the checkpoint; default the last sound one.
+      columns: field -> column, for `columns:` and `hf:`.
+      limit: first N records; 0 is all.
+    """
+    model = load(run, step)
+    config = model.config
+    data = {**config.data.to_dict(), "columns": dict(columns or {})}
+    source = datasets.open_source(spec, data, limit)
+    say = lambda line: print(line, file=sys.stderr, flush=True)
+    name = re.sub(r"[^\w.-]+", "-", source.name)
+    tokens = datasets.token_set(
+        name, source, data, model.contract, model.tokenizer, say
+    )
+    sources.parse_spec(spec)
+    values = evaluate_set(
+        name,
+        spec,
+        model.score_chunk,
+        model.loader(tokens),
+        model.encoder(),
+        data["world"],
+        out,
+        config.eval_seed,
+        model.contract.temperature,
+    )
+    sets = {name: {**tokens.meta, "cache": tokens.directory.name}}
+    more = {
+        "evaluated": store.join(run, f"checkpoints/{model.step}"),
+        "specs": {name: spec},
+    }
+    store.write_json(store.join(out, "run.json"), rundir.provenance(config, sets, more))
+    store.write_text(store.join(out, "config.json"), rundir.config_text(config))
+    store.write_text(store.join(out, "contract.json"), model.contract.to_json())
+    store.write_json(store.join(out, "arch.json"), model.arch.to_json())
+    done = {"step": model.step, "sets": {name: values}}
+    store.write_json(store.join(out, "evals.json"), to_json(done))
+    for line in summary_lines(done["sets"]):
+        print(line)
+    from rm_jax.report.html import write_report
+
+    print(f"report: {write_report(out)}")
+    return values

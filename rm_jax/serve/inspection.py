@@ -1,0 +1,126 @@
+"""`rm-jax inspect`: what one step of a run computed, in text a person can check."""
+
+import sys
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rm_jax import losses, store
+from rm_jax.data import datasets
+from rm_jax.data.loader import StepBatch
+from rm_jax.models.attention import Place, tree_mask
+from rm_jax.serve.scorer import Scorer, load
+from rm_jax.types import Labels, PackedBatch, RewardOutput
+
+WIDTH = 64  # characters of a picture of the mask
+
+
+def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
+    """Lines about step `step`: its layout, then each example and `rows` rows.
+
+    Examples show their prompt, responses, truncation, the token that was scored,
+    labels, the scores of the last checkpoint and the loss; rows show every segment and
+    the mask.
+
+    Args:
+      run: the run directory.
+      step: from 0: the step that made state step + 1.
+      rows: rows shown of each chunk; 0 is all.
+
+    Raises:
+      ValueError: a step below 0.
+    """
+    if step < 0:
+        raise ValueError(f"--step {step}: steps count from 0")
+    model = load(run)
+    say = lambda line: print(line, file=sys.stderr, flush=True)
+    data = datasets.open_data(model.config, store.join(run, "tokenizer"), say)
+    loader = model.loader(data.train)
+    loader.seed = model.config.data_seed
+    batch = loader.batch_at(step)
+    yield (
+        f"step {step} of {run}: {batch.examples} examples, {batch.tokens} tokens, "
+        f"{len(batch.chunks)} chunks, {batch.padding:.1%} padding; scores of the "
+        f"checkpoint at step {model.step}"
+    )
+    yield from _chunks(model, data, batch, rows)
+
+
+def _chunks(
+    model: Scorer, data: datasets.Data, batch: StepBatch, rows: int
+) -> Iterator[str]:
+    objective = losses.choose(model.config.loss.to_dict())
+    for number, (packed, labels) in enumerate(batch.chunks):
+        shape = batch.shapes[number]
+        yield f"\nchunk {number}: {shape.rows} rows of {shape.length} tokens"
+        scores = model.score_chunk(packed, labels)
+        out = RewardOutput(jnp.asarray(scores), {}, None)
+        each = losses.example_terms(
+            objective, out, labels, objective.hparams, jax.random.key(0)
+        )
+        for e in np.flatnonzero(labels.ids >= 0):
+            yield from _example(model, data, labels, scores, each, int(e))
+        shown = packed.tokens.shape[0] if rows == 0 else rows
+        for b in range(min(shown, packed.tokens.shape[0])):
+            yield from _row(model, packed, b)
+
+
+def _example(model, data, labels: Labels, scores, each, e: int) -> Iterator[str]:
+    i = int(labels.ids[e])
+    terms = ", ".join(f"{name} {float(v[e]):.4f}" for name, v in each.items())
+    yield f"  example {e}: id {data.train.id(i)}, weight {labels.weight[e]:g}, {terms}"
+    prompt = data.train.branch(i, 0)
+    yield f"    prompt ({len(prompt)} tokens) {_text(model, prompt)}"
+    keeps = data.train.per_response("prompt_keep", i)
+    cut = [int(k) for k in keeps if k < len(prompt)]
+    if cut:
+        yield f"    prompt cut to {cut} tokens on the {model.contract.truncation_side}"
+    for k in np.flatnonzero(labels.present[e]):
+        rank = labels.ranks[e, k]
+        yield (
+            f"    response {k}: rank {rank if rank >= 0 else '-'}, "
+            f"{labels.lengths[e, k]} tokens, score {scores[e, k]:+.4f}"
+        )
+
+
+def _row(model, packed: PackedBatch, b: int) -> Iterator[str]:
+    used = packed.segments[b] > 0
+    yield f"  row {b}: {int(used.sum())} of {len(used)} tokens used"
+    for s in range(1, int(packed.segments[b].max()) + 1):
+        here = packed.segments[b] == s
+        for branch in range(int(packed.branches[b][here].max()) + 1):
+            at = np.flatnonzero(here & (packed.branches[b] == branch))
+            name = "prompt" if branch == 0 else f"response {branch}"
+            yield (
+                f"    segment {s} {name} at {at[0]}-{at[-1]}: "
+                f"{_text(model, packed.tokens[b, at])}"
+            )
+    for slot, (e, k, _) in zip(packed.slots[b], packed.slot_ids[b], strict=True):
+        if e >= 0:
+            token = model.encoder().decode([packed.tokens[b, slot]])
+            yield f"    scored: token {slot} {token!r} -> example {e}, response {k}"
+    yield from (f"    {line}" for line in picture(packed, b))
+
+
+def picture(packed: PackedBatch, b: int) -> list[str]:
+    """The attention mask of a row as text, '#' where anything is seen."""
+    index = np.arange(packed.tokens.shape[1])[None]
+    place = Place(
+        index, packed.positions[b : b + 1], packed.segments[b : b + 1],
+        packed.branches[b : b + 1],
+    )  # fmt: skip
+    mask = np.asarray(tree_mask(place, place, 0, True))[0]
+    mask &= (packed.segments[b] > 0)[:, None]
+    n = -(-len(mask) // WIDTH)
+    size = -(-len(mask) // n)
+    padded = np.zeros((size * n, size * n), bool)
+    padded[: len(mask), : len(mask)] = mask
+    cells = padded.reshape(size, n, size, n).any((1, 3))
+    return ["".join("#" if c else "." for c in row) for row in cells]
+
+
+def _text(model: Scorer, ids, most: int = 160) -> str:
+    text = repr(model.encoder().decode(ids))
+    return text if len(text) <= most else f"{text[:60]} … {text[-90:]}"
