@@ -1,2 +1,5 @@
-# Kept for tools that still look for setup.py; all metadata is in pyproject.toml.
-__import__("setuptools").setup()
+"""For tools that still look for setup.py; all metadata is in pyproject.toml."""
+
+import setuptools
+
+setuptools.setup()

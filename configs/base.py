@@ -86,7 +86,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.batch = ConfigDict()
     c.batch.examples = 64  # prompts a step, exactly
-    c.batch.layout = "packed"  # or "padded": one response a row (for encoders)
+    c.batch.layout = "packed"  # or "padded": one response a row, as encoders need
     c.batch.row_lengths = (128, 256)  # one chunk shape each
     c.batch.chunk_tokens = 2048  # rows x length of every chunk
     c.batch.tokens_per_slot = 16  # a row of t tokens scores at most t/16 positions

@@ -77,7 +77,7 @@ class Layout:
     def report(self) -> dict[str, float]:
         """Figures over the timed steps."""
         examples = sum(b.examples for b in self.batches)
-        size = sum(s.rows * s.length for b in self.batches for s in b.shapes)
+        size = sum(b.size for b in self.batches)
         tokens = sum(b.tokens for b in self.batches)
         return {
             "steps": len(self.seconds),

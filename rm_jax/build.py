@@ -7,11 +7,12 @@ import jax
 import numpy as np
 
 from rm_jax import losses as losses_module
-from rm_jax import models, sharding, store
+from rm_jax import models, rundir, sharding, store
 from rm_jax.config import parse_duration
 from rm_jax.data import datasets, pack
 from rm_jax.data.contract import Encoder
 from rm_jax.data.loader import Loader
+from rm_jax.data.tokenizers import save_tokenizer
 from rm_jax.evals.score import ScoreFn
 from rm_jax.models import ArchConfig
 from rm_jax.optim import make_optimizer
@@ -137,3 +138,29 @@ def put_chunk(mesh, batch: PackedBatch, labels: Labels) -> tuple[PackedBatch, La
     rows = labels.ranks.shape[0] // batch.slots.shape[1]
     batch = PackedBatch(*(sharding.put_rows(mesh, x, rows) for x in batch))
     return batch, Labels(*(sharding.put_whole(mesh, x) for x in labels))
+
+
+def describe(config: Any, workdir: str, built: Built) -> None:
+    """Writes what the run is; called when all of it is known to be sound.
+
+    config.json comes first: it is what makes the directory this run's, whatever
+    happens next.
+    """
+    at = lambda name: store.join(workdir, name)
+    store.makedirs(workdir)
+    store.write_text(at("config.json"), rundir.config_text(config))
+    if not store.exists(at("tokenizer")):
+        save_tokenizer(built.data.tokenizer, at("tokenizer.tmp"))
+        store.move(at("tokenizer.tmp"), at("tokenizer"))
+    store.write_text(at("contract.json"), built.data.contract.to_json())
+    store.write_json(at("arch.json"), built.arch.to_json())
+    sets = {"train": built.data.train, **built.data.evals}
+    more = {
+        "mesh": dict(built.mesh.shape),
+        "specs": built.data.specs,
+        "tokenizer_sha": built.data.contract.tokenizer_sha,
+        "parameters": sum(x.size for x in jax.tree.leaves(built.shapes.params)),
+        "steps": built.total,
+    }
+    metas = {n: {**s.meta, "cache": s.directory.name} for n, s in sets.items()}
+    store.write_json(at("run.json"), rundir.provenance(config, metas, more))

@@ -343,6 +343,9 @@ def _check_together(v: Mapping[str, Any]) -> None:
         )
     if v["data.valid_fraction"] + v["data.test_fraction"] >= 1:
         raise ConfigError("config.data.valid_fraction + test_fraction must be below 1")
-    for a, b in (("model.n_heads", "model.n_kv_heads"), ("model.d_model", "model.n_heads")):
+    for a, b in (
+        ("model.n_heads", "model.n_kv_heads"),
+        ("model.d_model", "model.n_heads"),
+    ):
         if v[a] % v[b]:
             raise ConfigError(f"config.{a} = {v[a]} is not a multiple of {b} = {v[b]}")

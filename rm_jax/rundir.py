@@ -1,8 +1,8 @@
 """The run directory: claimed once, described by data, refused when the config changed.
 
-config.json, contract.json, arch.json, run.json, tokenizer/, metrics.jsonl, timing.jsonl,
-events.jsonl, checkpoints/, predictions/, evals.json, report.html. Evaluation, serving,
-export and reports read only these, never a Python config.
+config.json, contract.json, arch.json, run.json, tokenizer/, metrics.jsonl,
+timing.jsonl, events.jsonl, checkpoints/, predictions/, evals.json, report.html.
+Evaluation, serving, export and reports read only these, never a Python config.
 """
 
 import json

@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))  # rows of a chunk
@@ -44,8 +45,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     if int(np.prod(shape)) != len(devices):
         raise ValueError(
             f"config.mesh = {dict(zip(AXES, shape, strict=True))} is "
-            f"{int(np.prod(shape))} devices, but there are {len(devices)}: set one axis "
-            "to -1 or change a size"
+            f"{int(np.prod(shape))} devices, but there are {len(devices)}: set one "
+            "axis to -1 or change a size"
         )
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 3, devices=devices)
 
@@ -82,7 +83,7 @@ def spec_of(name: str, shape: Sequence[int], mesh: Mesh) -> P:
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """"a/b/0" of a tree path."""
+    """ "a/b/0" of a tree path."""
     keys = []
     for entry in path:
         for attribute in ("key", "name", "idx"):

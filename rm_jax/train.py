@@ -3,6 +3,7 @@
 metrics = rm_jax.train(rm_jax.config.load("rm_jax:quickstart"), "runs/quickstart")
 """
 
+import collections
 import contextlib
 import signal
 import sys
@@ -17,12 +18,11 @@ import numpy as np
 
 from rm_jax import losses as losses_module
 from rm_jax import rundir, store
-from rm_jax.build import Built, build, put_chunk, score_fn
+from rm_jax.build import Built, build, describe, put_chunk, score_fn
 from rm_jax.checkpoint import Checkpoints, CheckpointWriter
 from rm_jax.config import parse_duration, validate
 from rm_jax.data.contract import Encoder
 from rm_jax.data.loader import StepBatch
-from rm_jax.data.tokenizers import save_tokenizer
 from rm_jax.evals import alarms, evaluate
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
@@ -95,7 +95,8 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_signals())
         built = build(config, workdir, losses, regularizers, say)
-        _describe(config, workdir, built)
+        if first:
+            describe(config, workdir, built)
         checkpoints = stack.enter_context(_checkpoints(config, workdir))
         events: list[dict[str, Any]] = []
         start = where_to_start(config, built, checkpoints, events.append)
@@ -136,7 +137,8 @@ def where_to_start(
     for place in (checkpoints, resume):
         if place and (place is resume or place.steps()):
             state, meta, step = place.restore(built.shapes, on_event=on_event)
-            return Start(state, step, meta["evaluated"], meta["log"])
+            window = {k: [float(total), n] for k, (total, n) in meta["log"].items()}
+            return Start(state, step, meta["evaluated"], window)
     state = create(built.new, built.shardings)
     if config.model.init != "scratch":
         other = Checkpoints(_checkpoint_dir(config.model.init))
@@ -191,6 +193,8 @@ def loop(
         # 5. Log the step before, so that the host never waits for this one.
         log.add(step, values, batch)
     batches.close()
+    if step > start.step:
+        out.progress.say(log.layout(built.step.compiled()))
     return state, step
 
 
@@ -212,7 +216,8 @@ class _Log:
     ):
         self.config, self.out, self.every = config, out, every
         self.window, self.pending = window, None
-        self.clock, self.examples, self.tokens = time.monotonic(), 0, 0
+        self.clock = time.monotonic()
+        self.done, self.whole = collections.Counter(), collections.Counter()
 
     def add(self, step: int, values: Mapping[str, Any], batch: StepBatch) -> None:
         """Takes a step that is still being computed; writes the one before."""
@@ -225,14 +230,23 @@ class _Log:
             return
         (step, values, batch), self.pending = self.pending, None
         values = {k: float(v) for k, v in jax.device_get(values).items()}
-        self.examples += batch.examples
-        self.tokens += batch.tokens
+        for name in ("examples", "pairs", "tokens", "size"):
+            self.done[name] += getattr(batch, name)
+            self.whole[name] += getattr(batch, name)
         for name, value in values.items():
             total, n = self.window.get(name, (0.0, 0))
             self.window[name] = [total + value, n + 1]
         if step % self.every == 0:
             self._write(step, values, batch)
         _refuse(self.config, step, values)
+
+    def layout(self, programs: int) -> str:
+        """How the examples of this process's steps were laid out."""
+        n = self.whole
+        return (
+            f"packing: {n['tokens'] / n['examples']:.0f} tokens an example, "
+            f"{1 - n['tokens'] / n['size']:.1%} padding, {programs} programs"
+        )
 
     def _write(self, step: int, values: dict[str, float], batch: StepBatch) -> None:
         means = {name: total / n for name, (total, n) in self.window.items()}
@@ -243,16 +257,14 @@ class _Log:
         seconds, self.clock = now - self.clock, now
         timing = {
             "seconds": seconds,
-            "examples_per_s": self.examples / seconds,
-            "tokens_per_s": self.tokens / seconds,
-            "padding": batch.padding,
+            **{f"{name}_per_s": n / seconds for name, n in self.done.items()},
+            "padding": 1 - self.done["tokens"] / self.done["size"],
             "chunks": len(batch.chunks),
-            "tokens_per_response": batch.tokens / batch.responses,
         }
         self.out.writer.write_timing(step, timing)
-        self.examples = self.tokens = 0
+        self.done.clear()
         shown = {"loss": means["loss"], "accuracy": means["accuracy"]}
-        self.out.progress.update(step, shown | {"examples/s": timing["examples_per_s"]})
+        self.out.progress.update(step, shown | {"pairs/s": timing["pairs_per_s"]})
 
 
 def _refuse(config: Any, step: int, values: Mapping[str, float]) -> None:
@@ -316,32 +328,8 @@ def _meta(
         "contract": built.data.contract.to_json(),
         "arch": built.arch.to_json(),
         "evaluated": evaluated,
-        "log": {name: list(pair) for name, pair in window.items()},
+        "log": to_json(window),
     }
-
-
-def _describe(config, workdir: str, built: Built) -> None:
-    """Writes what the run is; only now, when all of it is known to be sound."""
-    if jax.process_index():
-        return
-    store.makedirs(workdir)
-    save_tokenizer(built.data.tokenizer, store.join(workdir, "tokenizer"))
-    store.write_text(
-        store.join(workdir, "contract.json"), built.data.contract.to_json()
-    )
-    store.write_json(store.join(workdir, "arch.json"), built.arch.to_json())
-    sets = {"train": built.data.train, **built.data.evals}
-    sets = {n: {**s.meta, "cache": s.directory.name} for n, s in sets.items()}
-    more = {
-        "mesh": dict(built.mesh.shape),
-        "specs": built.data.specs,
-        "tokenizer_sha": built.data.contract.tokenizer_sha,
-        "parameters": sum(x.size for x in jax.tree.leaves(built.shapes.params)),
-        "steps": built.total,
-    }
-    path = store.join(workdir, "run.json")
-    store.write_json(path, rundir.provenance(config, sets, more))
-    store.write_text(store.join(workdir, "config.json"), rundir.config_text(config))
 
 
 def finish(
@@ -365,6 +353,7 @@ def finish(
                     dict(config.data.world.items()),
                     workdir,
                     config.eval_seed,
+                    probes=not done["sets"],  # they are of the model, not of the set
                 )
         store.write_json(path, to_json(done))
     else:

@@ -23,8 +23,8 @@ class PackedBatch(NamedTuple):
       segments: 1, 2, ... inside a row; 0 is padding.
       branches: 0 is the prompt, k >= 1 the k-th response in this segment.
       slots: index in the row of each scored token; 0 where the slot is unused.
-      slot_ids: (example, response, step) that each slot's score belongs to, indices into
-        Labels; (-1, -1, -1) where the slot is unused.
+      slot_ids: (example, response, step) that each slot's score belongs to, indices
+        into Labels; (-1, -1, -1) where the slot is unused.
     """
 
     tokens: Int[Array, "b t"]
@@ -71,8 +71,8 @@ class RewardOutput(NamedTuple):
       scores: one reward a response, float32; 0 where there is no response. With members
         the leading axis is m.
       aux: named extra outputs (attributes, quantiles, log-variance, step scores, ...).
-      token_logp: sum over the response's tokens of log p(token | prompt, tokens before),
-        or None when no loss asks for it.
+      token_logp: sum over the response's tokens of log p(token | prompt, tokens
+        before), or None when no loss asks for it.
     """
 
     scores: Float[Array, "*m e k"]

@@ -1,5 +1,6 @@
-"""Suite-wide policy: eight fake devices, no rank promotion, a persistent compile cache."""
+"""Suite-wide: eight fake devices, no rank promotion, a persistent compile cache."""
 
+import functools
 import os
 import pathlib
 import tempfile
@@ -8,8 +9,13 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests compile much and compute little: this halves the time of a cold run.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
-import jax  # noqa: E402  the line above must come first
+import jax  # noqa: E402  the lines above must come first
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -64,7 +70,7 @@ class ToyEncoder:
 
 @pytest.fixture
 def toy_set(tmp_path):
-    """Makes a token set of random ids: examples are (prompt length, response lengths)."""
+    """Makes a token set of random ids of [(prompt length, response lengths), ...]."""
     from rm_jax.data import cache
     from rm_jax.data.schema import Message, Record
 
@@ -83,13 +89,32 @@ def toy_set(tmp_path):
                     ranks=tuple(range(k)) if ranks is None else ranks[i],
                     meta={
                         "prompt": draw(prompt),
-                        "responses": [
-                            rng.integers(2, 97, n).tolist() for n in lengths
-                        ],
+                        "responses": [rng.integers(2, 97, n).tolist() for n in lengths],
                     },
                 )
 
         encoder = ToyEncoder(max_length, side)
         return cache.build(records(), encoder, tmp_path / name, {}, {})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fresh_params():
+    """Random parameters of an architecture, made by numpy: nothing is compiled."""
+    from rm_jax import models
+
+    @functools.cache
+    def make(arch, seed=0):
+        rng = np.random.default_rng(seed)
+
+        def leaf(path, x):
+            draw = rng.standard_normal(x.shape).astype(np.float32)
+            if path[-1].key == "scale":
+                return 1 + 0.2 * draw
+            return draw * x.shape[-1 if path[-1].key != "kernel" else -2] ** -0.5
+
+        shapes = jax.eval_shape(models.functions(arch)[0], jax.random.key(0))
+        return jax.tree_util.tree_map_with_path(leaf, shapes)
 
     return make

@@ -1,1 +1,1 @@
-
+"""From a SPEC to packed batches: sources, contract, tokens, layout."""

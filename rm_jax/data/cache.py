@@ -103,7 +103,9 @@ class TokenSet(NamedTuple):
 
 def key(fingerprint: str, policy: Mapping[str, str], contract_sha: str) -> str:
     """Name of the cache folder of a source under an audit policy and a contract."""
-    text = json.dumps([VERSION, fingerprint, dict(policy), contract_sha], sort_keys=True)
+    text = json.dumps(
+        [VERSION, fingerprint, dict(policy), contract_sha], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -84,9 +84,7 @@ def cache_root(data: Mapping[str, Any]) -> pathlib.Path:
     return pathlib.Path(data["cache_dir"] or "~/.cache/rm_jax/tokens").expanduser()
 
 
-def open_data(
-    config: Mapping[str, Any], kept_tokenizer: str | None, say: Say
-) -> Data:
+def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -> Data:
     """Opens every set of a run, building what is not cached.
 
     Args:
@@ -119,7 +117,7 @@ def open_data(
 def make_tokenizer(
     config: Mapping[str, Any], train: sources.Source, say: Say
 ) -> "PreTrainedTokenizerFast":
-    """The tokenizer of `config.contract.tokenizer`; a trained one is kept in the cache."""
+    """The tokenizer of `config.contract.tokenizer`; a trained one is cached."""
     spec = config["contract"]["tokenizer"]
     if spec == "word" and train.info["path"] == "world":
         from rm_jax.data.world import vocabulary

@@ -5,6 +5,7 @@ an epoch, and the responses of each in random order, so that no position in a ch
 which one was chosen.
 """
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,9 @@ class StepBatch(NamedTuple):
       weight: sum of the examples' weights over all chunks.
       examples: prompts in the step.
       responses: responses in the step.
+      pairs: pairs of responses to one prompt, K (K - 1) / 2 an example.
       tokens: tokens that are not padding.
-      padding: share of the chunks that is padding.
+      size: tokens with padding: rows x length of every chunk.
     """
 
     chunks: tuple[tuple[PackedBatch, Labels], ...]
@@ -35,8 +37,14 @@ class StepBatch(NamedTuple):
     weight: float
     examples: int
     responses: int
+    pairs: int
     tokens: int
-    padding: float
+    size: int
+
+    @property
+    def padding(self) -> float:
+        """Share of the chunks that is padding."""
+        return 1 - self.tokens / self.size
 
 
 class Loader:
@@ -126,16 +134,15 @@ class Loader:
             )
             for chunk in chunks
         )
-        tokens = sum(c.tokens for c in chunks)
-        size = sum(c.shape.rows * c.shape.length for c in chunks)
         return StepBatch(
             chunks=filled,
             shapes=tuple(c.shape for c in chunks),
             weight=float(sum(labels.weight.sum() for _, labels in filled)),
             examples=len(items),
             responses=sum(len(item.order) for item in items),
-            tokens=tokens,
-            padding=1 - tokens / size,
+            pairs=sum(math.comb(len(item.order), 2) for item in items),
+            tokens=sum(c.tokens for c in chunks),
+            size=sum(c.shape.rows * c.shape.length for c in chunks),
         )
 
     def prefetch(self, start: int, stop: int, ahead: int) -> Iterator[StepBatch]:

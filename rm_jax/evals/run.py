@@ -34,6 +34,7 @@ def evaluate_set(
     out: str,
     seed: int,
     temperature: float = 1.0,
+    probes: bool = True,
 ) -> dict[str, Any]:
     """Evaluates one set and writes predictions/NAME.parquet.
 
@@ -47,6 +48,7 @@ def evaluate_set(
       out: directory that predictions/ goes to.
       seed: of the bootstrap.
       temperature: of the contract.
+      probes: whether a world's bias probes are scored too.
 
     Returns:
       the figures of `evaluate`, and reliability, histograms, swap, alarms; for the
@@ -58,7 +60,10 @@ def evaluate_set(
     values["reliability"] = [
         list(point)
         for point in zip(
-            found.confidence.tolist(), found.share.tolist(), found.n.tolist(), strict=True
+            found.confidence.tolist(),
+            found.share.tolist(),
+            found.n.tolist(),
+            strict=True,
         )
     ]
     for kind, histogram in histograms(table).items():
@@ -74,6 +79,7 @@ def evaluate_set(
         split = parse_spec(spec).split
         if split:
             values["ceiling"] = make_world(world).ceiling(split).agreement
+    if of_world and probes:
 
         def score(data: TokenSet):
             own = Loader(data, loader.shapes, loader.examples)
@@ -108,7 +114,7 @@ def texts(
 
 
 def summary_lines(evals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """What is printed at the end: each accuracy beside what it should be held against."""
+    """What is printed at the end: each accuracy and what to hold it against."""
     for name, v in evals.items():
         if "accuracy" in v:
             line = f"{name}: accuracy {_with_interval(v, 'accuracy')}"

@@ -1,8 +1,15 @@
-"""What a backbone is made of: plain values, saved as arch.json with every checkpoint."""
+"""What a backbone is made of: plain values, saved as arch.json in checkpoints."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+# Keys of config.model that are fields of ArchConfig as they stand.
+COPIED = (
+    "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "windows", "attention",
+    "attention_block", "rope_base", "norm_eps", "lm_head", "dropout", "dtype", "remat",
+    "head_init",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +89,6 @@ def from_json(values: Mapping[str, Any]) -> ArchConfig:
 def decoder(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConfig:
     """ArchConfig of `config.model` for a tokenizer of `vocab_size` tokens."""
     multiple = model["vocab_multiple"]
-    same = (
-        "d_model n_layers n_heads n_kv_heads d_ff windows attention attention_block "
-        "rope_base norm_eps lm_head dropout dtype remat head_init"
-    ).split()
     head_dim = model["d_model"] // model["n_heads"]
     if head_dim % 2:
         raise ValueError(
@@ -96,7 +99,7 @@ def decoder(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConf
         vocab_size=-(-vocab_size // multiple) * multiple,
         head_dim=head_dim,
         pooling=pooling,
-        **{name: model[name] for name in same},
+        **{name: model[name] for name in COPIED},
     )
 
 

@@ -56,15 +56,22 @@ def attend(
     """softmax(q k^T / sqrt(d)) v, the softmax in float32; h is a multiple of g."""
     b, n, h, d = q.shape
     g = k.shape[2]
-    # Heads first, and a group's query heads side by side: plain batched matrix products,
-    # which run several times faster on CPU than the same sums over transposed axes.
+    # The barrier keeps the mask from being worked out again for every head and pass.
+    bias = jax.lax.optimization_barrier(jnp.where(mask, 0.0, MASKED))
+    # Heads first, and a group's query heads side by side: plain batched products, which
+    # run several times faster on CPU than the same sums over transposed axes.
     q = (q * d**-0.5).transpose(0, 2, 1, 3).reshape(b, g, h // g * n, d)
     k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
     scores = jnp.matmul(q, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(b, g, h // g, n, -1)
-    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED), axis=-1)
+    scores = scores.reshape(b, g, h // g, n, -1) + bias[:, None, None]
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    total = jnp.sum(weights, axis=-1).reshape(b, h, n, 1)
     weights = weights.astype(v.dtype).reshape(b, g, h // g * n, -1)
-    return jnp.matmul(weights, v).reshape(b, h, n, d).transpose(0, 2, 1, 3)
+    out = jnp.matmul(weights, v, preferred_element_type=jnp.float32)
+    # Dividing the sums, not the weights, spares two passes over the largest array.
+    out = (out.reshape(b, h, n, d) / total).astype(v.dtype)
+    return out.transpose(0, 2, 1, 3)
 
 
 def first_blocks(place: Place, block: int) -> Int[Array, "n"]:

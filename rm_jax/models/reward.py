@@ -1,7 +1,7 @@
 """The reward model: a trunk, pooling at the scored tokens, a float32 head without bias.
 
-A bias would have zero gradient under any pairwise loss, and Adam would turn its rounding
-noise into full steps; so the head has none.
+A bias would have zero gradient under any pairwise loss, and Adam would turn its
+rounding noise into full steps; so the head has none.
 """
 
 import jax

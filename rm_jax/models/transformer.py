@@ -75,9 +75,7 @@ class Attention(nn.Module):
         causal = a.attention == "causal"
         whole = t % a.attention_block == 0 and t > a.attention_block
         if causal and slots is None and whole:
-            y = attention.blocked(
-                q, k, v, place, first, self.window, a.attention_block
-            )
+            y = attention.blocked(q, k, v, place, first, self.window, a.attention_block)
         else:
             mask = attention.tree_mask(at, place, self.window, causal)
             y = attention.attend(q, k, v, mask)
@@ -134,8 +132,8 @@ def take(x: Float[Array, "b t d"], slots: Int[Array, "b s"]) -> Float[Array, "b 
 class Trunk(nn.Module):
     """Tokens to normalised hidden states; a model is a subclass with a head.
 
-    Parameters: embed/embedding, stack_J (layers J, J + P, J + 2P, ... of a pattern of P,
-    stacked on a leading axis), layer_I (the others), final_norm.
+    Parameters: embed/embedding, stack_J (layers J, J + P, J + 2P, ... of a pattern of
+    P, stacked on a leading axis), layer_I (the others), final_norm.
     """
 
     arch: ArchConfig
@@ -211,8 +209,6 @@ class Trunk(nn.Module):
 
     def _alone(self, layer, x, place, first, slots, train):
         block = Block(self.arch, self.arch.window(layer), parent=None)
-        params = self.param(
-            f"layer_{layer}", self._init(block, x, place, first, None)
-        )
+        params = self.param(f"layer_{layer}", self._init(block, x, place, first, None))
         call = self._call(block, train)
         return call(params, self._key(train), x, place, first, slots)

@@ -6,7 +6,6 @@
 """
 
 from rm_jax.report.html import write_report
-
 from rm_jax.report.runs import Run, load_run
 
 __all__ = ["Run", "load_run", "write_report"]

@@ -223,7 +223,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _time(run: runs.Run) -> list[Tile]:
     seconds = sum(line.get("seconds", 0.0) for line in run.timing)
-    key = "examples_per_s"
+    key = "pairs_per_s"
     rates = [line[key] for line in run.timing if key in line]
     if not seconds:
         return []

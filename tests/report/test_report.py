@@ -96,7 +96,7 @@ def write_training(run, steps: int = 300):
             train = {"loss": nll, "nll": nll + wave, "accuracy": 1.0 - nll / 1.6}
             train |= {"learning_rate": 1e-3 * min(1, step / 50), "grad_norm": 1 + wave}
             w.write_metrics(step, {f"train/{k}": v for k, v in train.items()})
-            w.write_timing(step, {"seconds": 3.0, "examples_per_s": 140.0 + wave})
+            w.write_timing(step, {"seconds": 3.0, "pairs_per_s": 140.0 + wave})
             if step % 100 == 0:
                 for name in ("valid", "test"):
                     values = {
@@ -363,7 +363,7 @@ def test_tiles_are_of_the_test_set_and_its_ceiling():
 
 
 def test_training_time_counts_every_start():
-    timing = tuple({"step": i, "seconds": 40.0, "examples_per_s": i} for i in (1, 2, 9))
+    timing = tuple({"step": i, "seconds": 40.0, "pairs_per_s": i} for i in (1, 2, 9))
     run = runs.Run("", {}, {}, {}, {}, (), timing, (), {}, None, ())
     (tile,) = tables.tiles(run, {})
     assert tile.cell.value == "0:02:00" and "2 examples/s" in tile.against
