@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "identical_responses": "drop",  # nothing to learn from
             "diverging_prompts": "drop",  # the responses answer different prompts
             "empty_side": "drop",  # an empty prompt or response
-            "no_preference": "drop",  # no two ranks differ and no soft label
+            "unlabelled": "drop",  # no two ranks, soft label, rating or step label
             "conflict": "keep",  # the same pair preferred both ways: real disagreement
             "duplicate": "keep",
         }

@@ -18,7 +18,7 @@ TINY = {
     "contract.max_response": 96,
     "batch.examples": 8,
     "batch.row_lengths": (128,),
-    "batch.chunk_tokens": 1024,
+    "batch.chunk_tokens": 8192,
     "model.d_model": 8,
     "model.n_layers": 2,
     "model.n_heads": 2,

@@ -101,31 +101,31 @@ def test_constraints_are_within_the_bounds(root, project):
 
 @pytest.fixture(scope="module")
 def installed(root, tmp_path_factory):
-    """Python of an environment with the wheel, and no sight of the tree."""
+    """The wheel, and the bin/ of an environment with it and no sight of the tree."""
     folder = tmp_path_factory.mktemp("wheel")
     tree = folder / "tree"  # a copy: setuptools leaves build/ beside the sources
     for name in SHIPPED:
         shutil.copytree(root / name, tree / name)
     for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
         shutil.copy(root / name, tree)
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "wheel"]
-    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, *offline, "-w", str(folder), str(tree)], check=True)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-index"]
+    build = [*pip, "wheel", *offline, "--no-build-isolation", "-w", folder, tree]
+    subprocess.run(build, check=True)
     (wheel,) = folder.glob("rm_jax-*.whl")
-    venv.create(folder / "venv", with_pip=False)
-    python = folder / "venv" / "bin" / "python"
+    environment = folder / "venv"
+    venv.create(environment, with_pip=False)
+    other = [*pip, "--python", environment / "bin" / "python"]
+    subprocess.run([*other, "install", *offline, wheel], check=True)
     # The dependencies are those of this environment; only rm_jax is the wheel's.
     site = f"lib/python3.{sys.version_info.minor}/site-packages"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "venv" / site)
     here = metadata.distribution("numpy").locate_file("")
-    (folder / "venv" / site / "dependencies.pth").write_text(f"{here}\n")
-    return wheel, python
+    (environment / site / "dependencies.pth").write_text(f"{here}\n")
+    return wheel, environment / "bin"
 
 
-def run(python, code: str, cwd) -> str:
+def run(command, cwd) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [python, "-c", code]
     return subprocess.run(
         command, cwd=cwd, env=environment, check=True, capture_output=True, text=True
     ).stdout
@@ -146,29 +146,18 @@ def test_the_wheel_holds_the_package_the_configs_and_no_tests(installed, root):
 
 @pytest.mark.slow
 def test_the_wheel_works_away_from_the_tree(installed, tmp_path, project):
-    _, python = installed
+    _, programs = installed
     code = """
-import json, sys, importlib.metadata, rm_jax
-from rm_jax import main
+import json, importlib.metadata, rm_jax, rm_jax.train, rm_jax.serve.evaluation
 load = rm_jax.config.load
 print(json.dumps([
-    rm_jax.__file__, importlib.metadata.version("rm_jax"),
+    rm_jax.__file__, str(rm_jax.config.locate("rm_jax:base")),
+    importlib.metadata.version("rm_jax"),
     load("rm_jax:quickstart").name, load("rm_jax:hh:small").name,
-    str(rm_jax.config.locate("rm_jax:base")), main.run([]),
 ]))
 """
-    found = json.loads(run(python, code, tmp_path).splitlines()[-1])
-    home = str(python.parent.parent)
-    assert found[0].startswith(home) and found[4].startswith(home)
-    assert found[1] == project["project"]["version"]
-    assert found[2:4] == ["quickstart", "hh-small"] and found[5] == 2
-    code = "import rm_jax.train, rm_jax.serve.scorer, rm_jax.serve.evaluation"
-    run(python, code, tmp_path)
-
-
-@pytest.mark.slow
-def test_the_wheel_has_the_console_script(installed):
-    wheel, _ = installed
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
-        assert "rm-jax = rm_jax.main:entry" in archive.read(name).decode()
+    package, base, *rest = json.loads(run([programs / "python", "-c", code], tmp_path))
+    home = str(programs.parent)
+    assert package.startswith(home) and base.startswith(home)
+    assert rest == [project["project"]["version"], "quickstart", "hh-small"]
+    assert "rm-jax inspect" in run([programs / "rm-jax", "--help"], tmp_path)

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 import rm_jax
-from rm_jax import main
+from rm_jax import losses, main
 
 # Makes any training command of the README small; seeds, data and code stay the same.
 TINY = {
     "data.limit": "32",
+    "data.eval": '{"valid": "#valid"}',
     "data.world.train": "64",
     "data.world.valid": "16",
     "data.world.test": "16",
@@ -32,7 +33,7 @@ TINY = {
     "contract.max_response": "96",
     "batch.examples": "8",
     "batch.row_lengths": "(128,)",
-    "batch.chunk_tokens": "1024",
+    "batch.chunk_tokens": "8192",
     "model.d_model": "8",
     "model.n_layers": "2",
     "model.n_heads": "2",
@@ -132,7 +133,7 @@ def test_every_command_is_understood(commands, at, monkeypatch):
             main.run(arguments)
             name, given = calls[-1]
             assert name == "train"
-            rm_jax.config.validate(given["config"])
+            losses.choose(rm_jax.config.validate(given["config"]).loss)
     verbs = {a[0] for a in commands}
     assert verbs == {"train", "eval", "score", "inspect", "data"}
     (at / "scores.jsonl").unlink()
@@ -154,8 +155,6 @@ def test_a_model_is_trained_evaluated_explained_and_scored_with(commands, at, re
 
 
 def test_the_example_loss(readme, at):
-    from rm_jax import losses
-
     objective = losses.choose({"name": "my_losses:hinge", "margin": 0.5})
     k = 3
     labels = types.SimpleNamespace(

@@ -24,7 +24,7 @@ DEFAULT_POLICY = {
     "identical_responses": "drop",  # all texts equal: nothing to learn
     "diverging_prompts": "drop",  # the responses answer different prompts
     "empty_side": "drop",  # the prompt or a response is empty or white
-    "no_preference": "drop",  # no two ranks differ and there is no soft label
+    "unlabelled": "drop",  # no two ranks, no soft label, no rating, no step label
     "conflict": "keep",  # the same two texts preferred both ways: real disagreement
     "duplicate": "keep",  # prompt, responses and labels seen before
 }
@@ -220,9 +220,19 @@ def _kinds(record: Record) -> set[str]:
         kinds.add("identical_responses")
     if not all(texts) or not any(m.content.strip() for m in record.prompt):
         kinds.add("empty_side")
-    if len(set(record.ranks) - {None}) < 2 and record.soft is None:
-        kinds.add("no_preference")
+    if not _is_labelled(record):
+        kinds.add("unlabelled")
     return kinds
+
+
+def _is_labelled(record: Record) -> bool:
+    """Whether any loss can learn from it: a tie is a label, one rank alone is none."""
+    return (
+        sum(r is not None for r in record.ranks) > 1
+        or record.soft is not None
+        or any(v is not None for values in record.ratings.values() for v in values)
+        or any(s.label is not None for steps in record.steps for s in steps)
+    )
 
 
 def _is_trimmable(record: Record, kinds: set[str]) -> bool:

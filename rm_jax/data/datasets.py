@@ -67,10 +67,14 @@ def specs_of(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def open_source(spec: str, data: Mapping[str, Any], limit: int = 0) -> sources.Source:
-    """`sources.open_source` with the knobs of a config's data section."""
+    """`sources.open_source` with the knobs of a config's data section.
+
+    A column map is for the formats that take one; other sets beside them need none.
+    """
+    mapped = sources.parse_spec(spec).format in ("columns", "hf")
     return sources.open_source(
         spec,
-        columns=dict(data["columns"].items()),
+        columns=dict(data["columns"].items()) if mapped else None,
         world=dict(data["world"].items()),
         on_bad_row=data["on_bad_row"],
         valid_fraction=data["valid_fraction"],

@@ -71,6 +71,7 @@ class Loader:
         self.data, self.shapes, self.examples = data, tuple(shapes), examples
         self.seed, self.shared, self.rows = seed, layout == "packed", rows
         self._permutations: dict[int, np.ndarray] = {}
+        pack.check_fits(data, self.shapes, self.shared)
 
     def steps_per_epoch(self) -> float:
         """Steps that see as many examples as there are."""

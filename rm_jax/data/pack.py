@@ -73,7 +73,8 @@ def segments(
     """The segments of one example.
 
     Responses with the same truncated prompt share a segment while tokens and slots of
-    the longest row allow; the rest go to further segments, the prompt repeated.
+    the longest row allow; the rest go to further segments, the prompt repeated. Which
+    share one does not depend on their order: what fits once always fits.
 
     Args:
       data: the tokens.
@@ -82,22 +83,20 @@ def segments(
       largest: the shape with the longest row.
       shared: False gives every response a segment of its own (layout "padded").
     """
-    keeps = data.per_response("prompt_keep", item.example)
-    lengths = data.lengths(item.example)
+    keeps = data.per_response("prompt_keep", item.example).tolist()
+    lengths = data.lengths(item.example).tolist()
     out: list[Segment] = []
-    for keep in sorted({int(keeps[j]) for j in item.order}, reverse=True):
-        columns: list[int] = []
-        used = keep
-        for column, j in enumerate(item.order):
-            if keeps[j] != keep:
-                continue
-            full = used + lengths[j] > largest.length or len(columns) == largest.slots
-            if columns and (full or not shared):
-                out.append(Segment(index, keep, tuple(columns), used))
-                columns, used = [], keep
-            columns.append(column)
-            used += int(lengths[j])
-        out.append(Segment(index, keep, tuple(columns), used))
+    columns = range(len(item.order))
+    for c in sorted(columns, key=lambda c: (-lengths[item.order[c]], item.order[c])):
+        keep, n = keeps[item.order[c]], lengths[item.order[c]]
+        for i, s in enumerate(out if shared else ()):
+            room = s.length + n <= largest.length and len(s.columns) < largest.slots
+            if s.keep == keep and room:
+                joined = tuple(sorted((*s.columns, c)))
+                out[i] = s._replace(columns=joined, length=s.length + n)
+                break
+        else:
+            out.append(Segment(index, keep, (c,), keep + n))
     for s in out:
         if s.length > largest.length:
             raise PackError(
@@ -106,6 +105,38 @@ def segments(
                 "lower config.contract.max_length"
             )
     return out
+
+
+def check_fits(data: TokenSet, choices: Sequence[Shape], shared: bool) -> None:
+    """Lays out every example alone, so that no step of a long run finds one too large.
+
+    Examples that plainly fit one row (or, not shared, one row a response) are passed
+    over together; only the others are laid out.
+
+    Raises:
+      PackError: naming the first example that no chunk shape holds.
+    """
+    largest = choices[-1]
+    first = data.arrays["example_branch"]
+    count = np.diff(first) - 1
+    starts = first[:-1] - np.arange(len(count))  # of the example's responses
+    branches = np.diff(data.arrays["branch_start"])
+    lengths = np.delete(branches, first[:-1])
+    keeps = np.asarray(data.arrays["prompt_keep"], np.int64)
+    if shared:
+        widest = np.maximum.reduceat(keeps, starts) + np.add.reduceat(lengths, starts)
+        same = np.maximum.reduceat(keeps, starts) == np.minimum.reduceat(keeps, starts)
+        plain = same & (widest <= largest.length) & (count <= largest.slots)
+    else:
+        widest = np.maximum.reduceat(keeps + lengths, starts)
+        plain = (widest <= largest.length) & (count <= largest.rows)
+    for example in np.flatnonzero(~plain):
+        item = Item(int(example), tuple(range(count[example])))
+        group = segments(data, 0, item, largest, shared)
+        try:
+            layout([group], choices, alone=not shared)
+        except PackError as error:
+            raise PackError(f"example {data.id(int(example))}: {error}") from None
 
 
 class _Row:
@@ -185,9 +216,9 @@ def layout(
         if not options:
             need = sum(s.length for s in left[0])
             raise PackError(
-                f"item {left[0][0].item} of the step: {need} tokens in {len(left[0])} "
-                f"segments fit no chunk of {list(choices)}: raise "
-                "config.batch.chunk_tokens (all its responses must be in one chunk)"
+                f"{need} tokens in {len(left[0])} segments fit no chunk of "
+                f"{list(choices)}: raise config.batch.chunk_tokens (all responses of "
+                "an example must be in one chunk)"
             )
         chunk, taken = max(options, key=lambda r: (r[0].tokens, -r[0].shape.length))
         chunks.append(chunk)
@@ -255,13 +286,3 @@ def labels(data: TokenSet, items: Sequence[Item], chunk: Chunk, k: int) -> Label
     return Labels(
         ranks, present, soft, strength, weight, ratings, steps, lengths, ids, reference
     )
-
-
-def scatter(
-    slot_scores: np.ndarray, slot_ids: Int[np.ndarray, "b s 3"], e: int, k: int
-) -> np.ndarray:
-    """Scores of slots, by example and response; NaN where there is none (host side)."""
-    out = np.full((e, k), np.nan, np.float32)
-    used = slot_ids[..., 0] >= 0
-    out[slot_ids[used][:, 0], slot_ids[used][:, 1]] = slot_scores[used]
-    return out

@@ -37,10 +37,14 @@ def counts(*records, policy=KEEP):
         (record(prompt=" "), {"empty_side"}),
         (record(("a", " ")), {"empty_side"}),
         (record(("", "")), {"empty_side", "identical_responses"}),
-        (record(ranks=(0, 0)), {"no_preference"}),
-        (record(ranks=(0, None)), {"no_preference"}),
+        (record(ranks=(0, 0)), set()),
+        (record(ranks=(0, None)), {"unlabelled"}),
+        (record(ranks=(0, None), ratings={"h": (1.0, None)}), set()),
+        (record(ranks=(0, None), ratings={"h": (None, None)}), {"unlabelled"}),
+        (record(("a",), (0,), steps=((Step("s", 1),),)), set()),
+        (record(("a",), (0,), steps=((Step("s", None),),)), {"unlabelled"}),
         (record(ranks=(None, None), soft=0.7), set()),
-        (record(("a",)), {"no_preference"}),
+        (record(("a",)), {"unlabelled"}),
         (record(meta={"audit": "diverging_prompts"}), {"diverging_prompts"}),
         (record(meta={"audit": "conflict"}), {"conflict"}),
         (record(meta={"audit": "a note"}), set()),
@@ -108,13 +112,13 @@ def test_other_labels_are_no_duplicate():
 
 def test_report_and_stream_under_the_default_policy():
     bad = record(("a", "a"), id="bad")
-    ties = [record((f"{i}", "x"), (0, 0), id=f"tie{i}") for i in range(7)]
+    none = [record((f"{i}", "x"), (0, None), id=f"none{i}") for i in range(7)]
     good = [record((f"{i}", "y")) for i in range(3)]
-    audited = audit(lambda: [bad, *ties, *good], {})
+    audited = audit(lambda: [bad, *none, *good], {})
     report = audited.report
     assert (report.total, report.kept) == (11, 3)
-    assert report.counts["no_preference"] == 7
-    assert report.examples["no_preference"] == tuple(f"tie{i}" for i in range(5))
+    assert report.counts["unlabelled"] == 7
+    assert report.examples["unlabelled"] == tuple(f"none{i}" for i in range(5))
     assert report.policy == DEFAULT_POLICY
     assert list(audited.records()) == good == list(audited.records())
     lines = report.lines()
@@ -156,7 +160,7 @@ def test_a_large_ranking_loses_only_its_empty_responses():
     "whole",
     [
         record(("a", "", " "), (0, 1, 2)),  # one response is left
-        record(("a", "b", ""), (0, 0, 1)),  # a tie is left
+        record(("a", "b", ""), (None, 0, 1)),  # one rank is left
         record(("a", "b", ""), prompt=""),  # the prompt is empty
         record(("a", "")),  # a pair
     ],
@@ -185,8 +189,8 @@ def test_raise_names_kind_count_and_ids():
 
 
 def test_nothing_left_is_an_error():
-    with pytest.raises(ValueError, match="no records left.*no_preference +1 +drop"):
-        audit(lambda: [record(ranks=(0, 0))], {})
+    with pytest.raises(ValueError, match="no records left.*unlabelled +1 +drop"):
+        audit(lambda: [record(ranks=(0, None))], {})
 
 
 @pytest.mark.parametrize(
