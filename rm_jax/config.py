@@ -1,135 +1,37 @@
 """Configs: load, override, validate, freeze. A config is data; a run's is JSON.
 
->>> parse_duration("3 epochs")
-Duration(amount=3.0, unit='epochs')
->>> Duration(3.0, "epochs").steps(batch=32, examples=1000)
-94
+>>> config = load("rm_jax:quickstart")
+>>> override(config, "batch.examples", "64")
+>>> validate(config).batch.examples
+64
 """
 
 import ast
-import dataclasses
 import difflib
 import importlib.util
 import json
-import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rm_jax import store
+from rm_jax.limits import ConfigError, Duration, check, parse_duration
 
-UNITS = ("steps", "epochs", "examples")
+__all__ = [
+    "ConfigError",
+    "Duration",
+    "flatten",
+    "load",
+    "locate",
+    "override",
+    "parse_duration",
+    "validate",
+]
+
 # Sections whose keys depend on a choice made in them; checked where they are read.
 OPEN = ("data.eval", "data.columns", "data.world", "loss", "data.audit")
-CHOICES = {
-    "data.on_bad_row": ("raise", "drop"),
-    "contract.bos": ("one", "none"),
-    "contract.eos": ("template", "append"),
-    "contract.truncation_side": ("left", "right"),
-    "contract.over_long": ("truncate", "drop", "error"),
-    "contract.pooling": ("last", "mean", "sum"),
-    "model.attention": ("causal", "full"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.remat": ("none", "layer"),
-    "model.lm_head": ("none", "tied", "untied"),
-    "model.head_init": ("zero", "normal"),
-    "batch.layout": ("packed", "padded"),
-    "optim.name": ("adamw", "lion", "adafactor", "sgd"),
-    "optim.schedule": ("cosine", "linear", "constant"),
-    "train.best_mode": ("max", "min"),
-    "train.on_nonfinite": ("skip", "stop"),
-}
-DURATIONS = (
-    "optim.warmup",
-    "train.duration",
-    "train.log_every",
-    "train.eval_every",
-    "train.save_every",
-)
-POSITIVE = (
-    "contract.max_length",
-    "contract.max_response",
-    "model.d_model",
-    "model.n_layers",
-    "model.n_heads",
-    "model.n_kv_heads",
-    "model.d_ff",
-    "model.attention_block",
-    "model.rope_base",
-    "model.norm_eps",
-    "model.vocab_multiple",
-    "batch.examples",
-    "batch.chunk_tokens",
-    "batch.tokens_per_slot",
-    "batch.prefetch",
-    "optim.learning_rate",
-    "optim.eps",
-    "train.keep_last",
-    "train.max_skips",
-    "train.spike_window",
-)
-UNIT_INTERVAL = (
-    "data.valid_fraction",
-    "data.test_fraction",
-    "model.dropout",
-    "optim.final_fraction",
-    "optim.b1",
-    "optim.b2",
-    "train.ema",
-    "train.too_good",
-)
-NOT_NEGATIVE = (
-    "data.limit",
-    "optim.weight_decay",
-    "optim.clip_norm",
-    "train.eval_examples",
-    "train.keep_best",
-    "train.spike_sigma",
-)
-
-
-class ConfigError(ValueError):
-    """A config that cannot be run: names the key, the value and what would do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Duration:
-    """An amount of training, in steps, epochs or examples."""
-
-    amount: float
-    unit: str
-
-    def steps(self, batch: int, examples: int) -> int:
-        """Whole steps, rounded up, of `batch` examples from a set of `examples`."""
-        if self.unit == "steps":
-            return int(self.amount)
-        count = self.amount * (examples if self.unit == "epochs" else 1)
-        return math.ceil(round(count / batch, 9))
-
-
-def parse_duration(text: str, key: str = "duration") -> Duration:
-    """Reads "500 steps", "3 epochs" or "10000 examples".
-
-    Raises:
-      ConfigError: naming `key`, when it is anything else.
-    """
-    parts = text.split() if isinstance(text, str) else []
-    units = {u.rstrip("s"): u for u in UNITS}
-    try:
-        amount = float(parts[0])
-        unit = units[parts[1].rstrip("s")]
-        ok = len(parts) == 2 and math.isfinite(amount) and amount >= 0
-        ok = ok and (unit != "steps" or amount == int(amount))
-    except (IndexError, KeyError, ValueError):
-        ok = False
-    if not ok:
-        raise ConfigError(
-            f"config.{key} = {text!r}: want an amount and a unit of {UNITS}, "
-            'e.g. "500 steps"'
-        )
-    return Duration(amount, unit)
 
 
 def locate(address: str) -> pathlib.Path:
@@ -137,16 +39,20 @@ def locate(address: str) -> pathlib.Path:
     package, colon, name = address.partition(":")
     if package == "rm_jax" and colon:
         here = pathlib.Path(__file__).parent
-        for folder in (here / "_configs", here.parent / "configs"):
-            if (folder / f"{name}.py").is_file():
-                return folder / f"{name}.py"
-        known = sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
-        raise ConfigError(f"no config {address!r}; known: {known}")
+        folders = (here / "_configs", here.parent / "configs")  # installed, in the tree
+        files = {p.stem: p for folder in folders for p in folder.glob("*.py")}
+        if name not in files:
+            known = sorted(files.keys() - {"__init__"})
+            raise ConfigError(f"no config {address!r}; known: {known}")
+        return files[name]
     path = pathlib.Path(address)
     if path.is_dir():
         path = path / "config.json"
     if not path.is_file():
-        raise ConfigError(f"no config file {address!r}")
+        raise ConfigError(
+            f"no config file {address!r}: give FILE.py[:ARG], a config.json, a run "
+            "directory or rm_jax:NAME[:ARG]"
+        )
     return path
 
 
@@ -163,16 +69,30 @@ def load(address: str) -> ConfigDict:
         name, _, arg = address[len(fixed) :].partition(":")
         head = fixed + name
     path = locate(head)
-    if path.suffix == ".json":
-        if arg:
-            raise ConfigError(f"{address!r}: a JSON config takes no argument")
-        return _from_json(path)
+    if path.suffix == ".py":
+        return _from_python(path, arg)
+    if path.suffix != ".json":
+        raise ConfigError(f"{path}: want a .py or .json file")
+    if arg:
+        raise ConfigError(f"{address!r}: a JSON config takes no argument")
+    return _from_json(path)
+
+
+def _from_python(path: pathlib.Path, arg: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{path} has no function get_config(arg)")
-    return module.get_config(arg)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"{path} has no function get_config(arg)")
+        config = module.get_config(arg)
+    except (ImportError, SyntaxError, NameError, TypeError, LookupError) as e:
+        raise ConfigError(f"{path}: {type(e).__name__}: {e}") from e
+    except AttributeError as e:  # a key that is not there
+        raise ConfigError(f"{path}: {e}") from e
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config gave {config!r:.80}, want a ConfigDict")
+    return config
 
 
 def _from_json(path: pathlib.Path) -> ConfigDict:
@@ -183,9 +103,12 @@ def _from_json(path: pathlib.Path) -> ConfigDict:
         raise ConfigError(f"{path}: not JSON: {e}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: want a JSON object, got {type(values).__name__}")
-    config = load("rm_jax:base")
-    for key, value in flatten(values).items():
-        override(config, key, value)
+    config, values = load("rm_jax:base"), flatten(values)
+    for name in OPEN:  # what the file leaves out of such a section is not in it
+        if any(f"{key}.".startswith(f"{name}.") for key in values):
+            _assign(config, name, ConfigDict(), _plain)
+    for key, value in values.items():
+        _assign(config, key, value, _plain)
     return config
 
 
@@ -206,23 +129,29 @@ def override(config: ConfigDict, key: str, value: Any) -> None:
     Raises:
       ConfigError: unknown key (with the nearest known one) or wrong type.
     """
+    _assign(config, key, value, _literal)
+
+
+def _assign(
+    config: ConfigDict, key: str, value: Any, read: Callable[[Any], Any]
+) -> None:
     *parents, last = key.split(".")
     node = config
-    path = ""
-    for name in parents:
-        path += f"{name}."
-        if name not in node and _is_open(path[: -len(name) - 1].rstrip(".")):
+    for depth, name in enumerate(parents):
+        if name not in node and _is_open(".".join(parents[:depth])):
             node[name] = ConfigDict()
         if name not in node or not isinstance(node[name], ConfigDict):
             raise _unknown(key, config)
         node = node[name]
-    if last not in node:
-        if not _is_open(".".join(parents)):
-            raise _unknown(key, config)
-        with node.unlocked():
-            node[last] = _literal(value)
+    is_open = _is_open(".".join(parents))
+    if last not in node and not is_open:
+        raise _unknown(key, config)
+    now = node.get(last)
+    if is_open and (now is None or isinstance(now, int | float)):
+        with node.unlocked(), node.ignore_type():
+            node[last] = read(value)
         return
-    node[last] = _as_type(key, value, node[last])
+    node[last] = _as_type(key, value, now, read)
 
 
 def _is_open(path: str) -> bool:
@@ -236,33 +165,41 @@ def _unknown(key: str, config: ConfigDict) -> ConfigError:
 
 
 def _literal(value: Any) -> Any:
+    """What text says as a Python literal, else the text itself."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             return value
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings as ConfigDict, lists as tuples, all the way down."""
     if isinstance(value, Mapping):
-        return ConfigDict(dict(value))
-    return tuple(_tuples(value)) if isinstance(value, list | tuple) else value
+        return ConfigDict({k: _plain(v) for k, v in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(_plain(v) for v in value)
+    return value
 
 
-def _tuples(values: Any) -> list[Any]:
-    return [tuple(_tuples(v)) if isinstance(v, list | tuple) else v for v in values]
-
-
-def _as_type(key: str, value: Any, now: Any) -> Any:
-    """`value` as the type of `now`: an int may stand for a float, text for anything."""
+def _as_type(
+    key: str, value: Any, now: Any, read: Callable[[Any], Any] = _plain
+) -> Any:
+    """`value` as the type of `now`: an int may stand for a float."""
     if isinstance(now, str):
         if not isinstance(value, str):
             raise ConfigError(f"config.{key} = {value!r}: want text like {now!r}")
         return value
-    new = _literal(value)
+    new = read(value)
+    if isinstance(now, ConfigDict) and not isinstance(new, Mapping | ConfigDict):
+        raise ConfigError(
+            f"config.{key} = {value!r}: this is a section of {sorted(now)}; set one of "
+            f"them, e.g. config.{key}.NAME"
+        )
     if isinstance(now, float) and isinstance(new, int) and not isinstance(new, bool):
         new = float(new)
-    same = type(new) is type(now) or (
-        isinstance(now, ConfigDict) and isinstance(new, ConfigDict)
-    )
-    if not same:
+    if type(new) is not type(now) and not isinstance(now, ConfigDict):
         raise ConfigError(
             f"config.{key} = {value!r}: want {type(now).__name__} like {now!r}, "
             f"got {type(new).__name__}"
@@ -290,62 +227,5 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
             raise ConfigError(f"config.{key} is missing; its default is {want!r}")
         if not isinstance(want, dict) and key not in OPEN:
             _as_type(key, values[key], want)
-    _check_values(values)
-    _check_together(values)
+    check(values)
     return FrozenConfigDict(config)
-
-
-def _check_values(v: Mapping[str, Any]) -> None:
-    for key, known in CHOICES.items():
-        if v[key] not in known:
-            raise ConfigError(f"config.{key} = {v[key]!r}: known are {list(known)}")
-    for key in DURATIONS:
-        parse_duration(v[key], key)
-    for key in POSITIVE:
-        if not v[key] > 0 or not math.isfinite(v[key]):
-            raise ConfigError(f"config.{key} = {v[key]}: must be above 0")
-    for key in NOT_NEGATIVE:
-        if not v[key] >= 0 or not math.isfinite(v[key]):
-            raise ConfigError(f"config.{key} = {v[key]}: must be 0 or more")
-    for key in UNIT_INTERVAL:
-        if not 0 <= v[key] <= 1:
-            raise ConfigError(f"config.{key} = {v[key]}: must be between 0 and 1")
-    for key in (k for k in v if k.endswith("_seed")):
-        if not 0 <= v[key] < 2**31:
-            raise ConfigError(f"config.{key} = {v[key]}: must be in [0, 2^31)")
-
-
-def _check_together(v: Mapping[str, Any]) -> None:
-    lengths = v["batch.row_lengths"]
-    if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
-        raise ConfigError(f"config.batch.row_lengths = {lengths}: want them rising")
-    if v["contract.max_length"] > lengths[-1]:
-        raise ConfigError(
-            f"config.contract.max_length = {v['contract.max_length']} does not fit the "
-            f"longest row, config.batch.row_lengths[-1] = {lengths[-1]}: raise the row "
-            "length or lower max_length"
-        )
-    for n in lengths:
-        if v["batch.chunk_tokens"] % n:
-            raise ConfigError(
-                f"config.batch.chunk_tokens = {v['batch.chunk_tokens']} is not a multiple "
-                f"of the row length {n}"
-            )
-    if v["model.attention"] == "full" and v["batch.layout"] != "padded":
-        raise ConfigError(
-            "config.model.attention = 'full' reads a whole row at once, so responses "
-            "cannot share a prompt: set config.batch.layout = 'padded'"
-        )
-    if v["contract.max_response"] > v["contract.max_length"]:
-        raise ConfigError(
-            f"config.contract.max_response = {v['contract.max_response']} is above "
-            f"config.contract.max_length = {v['contract.max_length']}"
-        )
-    if v["data.valid_fraction"] + v["data.test_fraction"] >= 1:
-        raise ConfigError("config.data.valid_fraction + test_fraction must be below 1")
-    for a, b in (
-        ("model.n_heads", "model.n_kv_heads"),
-        ("model.d_model", "model.n_heads"),
-    ):
-        if v[a] % v[b]:
-            raise ConfigError(f"config.{a} = {v[a]} is not a multiple of {b} = {v[b]}")

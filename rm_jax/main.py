@@ -20,7 +20,8 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax data tokenizer --data SPEC --vocab N --out DIR
   rm-jax data audit     --data SPEC
 
-SPEC is format:path-or-hub-id[@revision][#split]; `rm-jax VERB --help` says more."""
+SPEC is format:path-or-hub-id[@revision][#split]; `rm-jax VERB --help` says more.
+RM_JAX_TRACEBACK=1 in the environment shows where an error came from."""
 
 OVERRIDE = re.compile(r"--config\.([\w.]+)=(.*)", re.DOTALL)
 
@@ -44,7 +45,6 @@ def entry() -> None:
             raise
         text = " ".join(str(error).split()) or type(error).__name__
         print(f"rm-jax: {text}", file=sys.stderr)
-        print("(RM_JAX_TRACEBACK=1 shows where)", file=sys.stderr)
         code = 1
     sys.stdout.flush()
     sys.exit(code)

@@ -4,8 +4,9 @@ Parameters, gradients, optimiser state and averages get their sharding by one pa
 their names, so nothing is ever placed by hand. First match wins.
 """
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,19 +35,17 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     """
     devices = jax.devices() if devices is None else devices
     shape = [int(sizes[a]) for a in AXES]
+    asked = f"config.mesh = {dict(zip(AXES, shape, strict=True))}"
     if shape.count(-1) > 1 or any(n == 0 or n < -1 for n in shape):
+        raise ValueError(f"{asked}: sizes are 1 or more, and one of them may be -1")
+    fixed = math.prod(n for n in shape if n != -1)
+    some = "a multiple of " if -1 in shape else ""
+    if -1 in shape and len(devices) % fixed == 0:
+        shape[shape.index(-1)] = len(devices) // fixed
+    if math.prod(shape) != len(devices):
         raise ValueError(
-            f"config.mesh = {dict(zip(AXES, shape, strict=True))}: sizes are 1 or "
-            "more, and one of them may be -1"
-        )
-    if -1 in shape:
-        known = int(np.prod([n for n in shape if n != -1]))
-        shape[shape.index(-1)] = len(devices) // known
-    if int(np.prod(shape)) != len(devices):
-        raise ValueError(
-            f"config.mesh = {dict(zip(AXES, shape, strict=True))} is "
-            f"{int(np.prod(shape))} devices, but there are {len(devices)}: set one "
-            "axis to -1 or change a size"
+            f"{asked} needs {some}{fixed} devices, but there are {len(devices)}: "
+            "change a size, or set one to -1: all that are left"
         )
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 3, devices=devices)
 
@@ -63,14 +62,12 @@ def rows_divide(mesh: Mesh, rows: int, what: str) -> None:
 
 
 def spec_of(name: str, shape: Sequence[int], mesh: Mesh) -> P:
-    """PartitionSpec of an array by its name; leading dimensions (stacks) stay whole.
+    """PartitionSpec of a parameter by its name; leading dimensions (stacks) stay whole.
 
     Raises:
       ValueError: an axis does not divide its dimension: names both.
     """
     axes = next(axes for pattern, axes in RULES if re.search(pattern, name))
-    if len(shape) < len(axes):  # a factored or scalar statistic of the parameter
-        return P()
     spec = (None,) * (len(shape) - len(axes)) + tuple(axes)
     for size, axis in zip(shape, spec, strict=True):
         if axis is not None and size % mesh.shape[axis]:
@@ -93,12 +90,35 @@ def path_name(path: Sequence[Any]) -> str:
     return "/".join(keys)
 
 
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
-    """NamedSharding of every leaf of a tree of arrays or ShapeDtypeStructs."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: NamedSharding(mesh, spec_of(path_name(path), x.shape, mesh)),
-        tree,
-    )
+def tree_shardings(tree: Any, params: Any, mesh: Mesh) -> Any:
+    """NamedSharding of every leaf of a tree of arrays or ShapeDtypeStructs.
+
+    What has the path of a parameter as its last part, and its shape, lives where the
+    parameter does: moments, averages. All else is whole on every device: counters,
+    factored statistics.
+
+    Args:
+      tree: e.g. a train state.
+      params: the parameters, whose names RULES are about.
+      mesh: the devices.
+
+    Raises:
+      ValueError: an axis does not divide its dimension: names both.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    shapes = {path_name(path): x.shape for path, x in leaves}
+
+    def place(path, x):
+        own = next((n for n in _endings(path_name(path)) if n in shapes), None)
+        spec = spec_of(own, x.shape, mesh) if shapes.get(own) == x.shape else P()
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _endings(name: str) -> Iterator[str]:
+    parts = name.split("/")
+    return ("/".join(parts[i:]) for i in range(len(parts)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

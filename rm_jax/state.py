@@ -59,7 +59,7 @@ def new_state(
 ) -> TrainState:
     """State before the first step, from fresh or imported parameters."""
     zero = lambda: jnp.zeros((), jnp.int32)
-    return TrainState(
+    state = TrainState(
         step=zero(),
         params=params,
         opt_state=optimizer.init(optimizer.split(params)[0]),
@@ -67,8 +67,13 @@ def new_state(
         hparams=jax.tree.map(
             jnp.asarray, {"optim": optimizer.hparams, "loss": loss_hparams}
         ),
-        guard=Guard(zero(), zero(), jnp.full((spike_window,), jnp.nan), zero()),
+        guard=Guard(
+            zero(), zero(), jnp.full((spike_window,), jnp.nan, jnp.float32), zero()
+        ),
     )
+    # A type that jax calls weak is strong after one update: another type, for which
+    # every program would be compiled once more.
+    return jax.tree.map(lambda x: x.astype(x.dtype), state)
 
 
 def plan(whole: Callable[[], TrainState], mesh: Mesh) -> tuple[TrainState, TrainState]:
@@ -83,7 +88,7 @@ def plan(whole: Callable[[], TrainState], mesh: Mesh) -> tuple[TrainState, Train
       and its shardings.
     """
     shapes = jax.eval_shape(whole)
-    shardings = tree_shardings(shapes, mesh)
+    shardings = tree_shardings(shapes, shapes.params, mesh)
     place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
     return jax.tree.map(place, shapes, shardings), shardings
 

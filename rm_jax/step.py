@@ -25,7 +25,7 @@ from rm_jax.sharding import BATCH, replicated
 from rm_jax.state import Guard, TrainState
 from rm_jax.types import Labels, PackedBatch, RewardOutput
 
-# (params, batch, examples, responses, key or None) -> RewardOutput; a key means training
+# (params, batch, examples, responses, key or None) -> RewardOutput; a key: training
 ApplyFn = Callable[..., RewardOutput]
 
 
@@ -106,7 +106,8 @@ def make_step(
       optimizer: optim.make_optimizer.
       mesh: the devices.
       shardings: of the state.
-      dropout_seed: keys are fold_in(fold_in(key(seed), step), chunk).
+      dropout_seed: a chunk's key is fold_in(fold_in(key(seed), step), chunk); split,
+        half of it is the model's and half the losses'.
       ema_decay: 0 is off.
       spike_sigma: gradient norms over mean + sigma std of the window are skipped; 0 is
         off.
@@ -119,8 +120,9 @@ def make_step(
 
     def forward(params, hparams, batch, labels, key):
         examples, responses = labels.ranks.shape
-        out = apply_fn(params, batch, examples, responses, key)
-        terms = losses.example_terms(objective, out, labels, hparams["loss"], key)
+        ours, theirs = jax.random.split(key)
+        out = apply_fn(params, batch, examples, responses, ours)
+        terms = losses.example_terms(objective, out, labels, hparams["loss"], theirs)
         return out, terms
 
     def zeros(state: TrainState) -> Total:

@@ -1,4 +1,4 @@
-"""Every key of configs/base.py is read by a run: a key that nobody reads is a lie."""
+"""Every config is sound, and every key of base.py is read: an unread key is a lie."""
 
 import io
 from collections.abc import Mapping
@@ -6,10 +6,14 @@ from collections.abc import Mapping
 import pytest
 
 import rm_jax
-from rm_jax.config import FrozenConfigDict, flatten
+from rm_jax import losses, models
+from rm_jax.config import FrozenConfigDict, flatten, validate
 
 # Their keys are of a choice's own, checked where they are read.
 OPEN = ("data.columns", "data.world", "loss.regularizers")
+CONFIGS = (
+    "base", "quickstart", "truthfulqa", "hh", "hh:tiny", "hh:small", "hh:1b", "hh:8b",
+)  # fmt: skip
 TINY = {
     "data.world.train": 16,
     "data.world.valid": 8,
@@ -90,3 +94,16 @@ def test_every_key_is_read(run):
     known = flatten(config.to_dict())
     unread = [k for k in known if k not in seen and not k.startswith(OPEN)]
     assert not unread, f"nobody reads config.{unread}: read them or delete them"
+
+
+@pytest.mark.parametrize("address", CONFIGS)
+def test_every_config_is_sound(address):
+    config = validate(rm_jax.config.load(f"rm_jax:{address}"))
+    losses.choose(config.loss)
+    arch = models.make_arch(config.model, 4096, config.contract.pooling)
+    assert arch.d_model == config.model.d_model
+
+
+def test_every_config_is_named_here(root):
+    files = {path.stem for path in (root / "configs").glob("*.py")}
+    assert files == {address.partition(":")[0] for address in CONFIGS}

@@ -11,7 +11,7 @@ import pytest
 # neighbour in its layer: so any of them can be read, tested and replaced alone.
 LAYERS = (
     ("types", "metrics"),
-    ("store", "digest", "backend", "sharding", "progress"),
+    ("store", "limits", "digest", "backend", "sharding", "progress"),
     ("config", "manifest", "writer"),
     ("data", "models", "losses", "optim"),
     ("state", "evals"),

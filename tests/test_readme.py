@@ -222,6 +222,8 @@ def test_every_training_command_trains(commands, at):
         workdir = arguments[arguments.index("--workdir") + 1]
         run = [*arguments]
         run[run.index(workdir)] = workdir.replace("runs", "tiny")
+        if any("hh.py" in a for a in run):  # 60 rows are too few for its BPE
+            run.append("--config.contract.tokenizer=byte")
         assert main.run(tiny(run)) == 0
 
 

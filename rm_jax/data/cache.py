@@ -6,6 +6,7 @@ and is built again. Nothing in it changes after that.
 """
 
 import array
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -44,7 +45,8 @@ class CacheError(ValueError):
     """A cache that cannot be used: names the folder and what is wrong."""
 
 
-class TokenSet(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TokenSet:
     """A tokenised data set; every array is memory-mapped. Shapes as in ARRAYS."""
 
     directory: pathlib.Path
@@ -232,7 +234,12 @@ def open_cache(directory: str | os.PathLike) -> TokenSet:
       CacheError: a file is missing or has the wrong size; delete the folder to rebuild.
     """
     folder = pathlib.Path(directory)
-    meta = store.read_json(folder / "meta.json")
+    try:
+        meta = store.read_json(folder / "meta.json")
+    except ValueError as error:
+        raise CacheError(
+            f"token cache {error}: delete {folder} and it is built again"
+        ) from None
     if meta.get("version") != VERSION:
         raise CacheError(
             f"token cache {folder} has version {meta.get('version')}, this code "

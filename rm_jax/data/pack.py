@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from rm_jax.data.cache import TokenSet
 from rm_jax.types import Labels, PackedBatch

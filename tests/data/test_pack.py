@@ -8,7 +8,6 @@ import pytest
 
 from rm_jax.data import cache, pack
 from rm_jax.data.pack import Item, PackError, Segment, Shape
-from rm_jax.data.schema import Message, Record
 
 SHAPES = pack.shapes((16, 32, 64), 256, 4)
 
@@ -41,7 +40,7 @@ def random_set(toy_set, seed, n=60):
 
 
 def test_shapes_have_equal_tokens():
-    assert SHAPES == (Shape(16, 16, 4), Shape(8, 32, 8), Shape(4, 64, 16))
+    assert list(SHAPES) == [Shape(16, 16, 4), Shape(8, 32, 8), Shape(4, 64, 16)]
     assert pack.shapes((8,), 64, 16) == (Shape(8, 8, 1),)  # one slot at least
 
 
@@ -123,9 +122,9 @@ def test_an_example_that_no_chunk_holds_is_found_before_training(toy_set, shared
     shapes = pack.shapes((64,), 128, 4)
     with pytest.raises(PackError) as error:
         pack.check_fits(data, shapes, shared)
-    need = 250 if not shared else 5 * 50  # 30 + 20 + 20 is more than a row
-    assert f"example toy-1: {need} tokens in 5 segments fit no chunk" in str(error.value)
-    assert "raise config.batch.chunk_tokens" in str(error.value)
+    text = str(error.value)  # 30 + 20 + 20 is more than a row: five times the prompt
+    assert "example toy-1: 250 tokens in 5 segments fit no chunk" in text
+    assert "raise config.batch.chunk_tokens" in text
     pack.check_fits(data, pack.shapes((64,), 64 * 5, 4), shared)
 
 
@@ -137,56 +136,16 @@ def test_check_passes_what_fits(toy_set):
         pack.check_fits(data, SHAPES[-1:], False)
 
 
-def tiny(tmp_path, records, encoder):
-    return cache.build(records, encoder, tmp_path / "set", {}, {})
-
-
-class Ids:
-    """An encoder whose records carry their tokens."""
-
-    vocab_size, bos_id = 97, 1
-
-    def __init__(self):
-        import types
-
-        self.contract = types.SimpleNamespace(truncation_side="left")
-        self.counts = {}
-
-    def encode_many(self, records):
-        from rm_jax.data.contract import Encoded
-
-        for r in records:
-            prompt = np.array(r.meta["prompt"], np.int32)
-            responses = tuple(np.array(y, np.int32) for y in r.meta["responses"])
-            keep = np.array(r.meta["keep"], np.int32)
-            yield r, Encoded(prompt, responses, keep, {})
-
-
-def record(i, prompt, responses, keep=None, **fields):
-    k = len(responses)
-    fields = {"ranks": tuple(range(k))} | fields
-    return Record(
-        id=f"r{i}",
-        source="s",
-        prompt=(Message("user", str(i)),),
-        responses=((Message("assistant", "."),),) * k,
-        meta={
-            "prompt": prompt,
-            "responses": responses,
-            "keep": keep or [len(prompt)] * k,
-        },
-        **fields,
-    )
-
-
-def test_fill_by_hand(tmp_path):
-    data = tiny(
-        tmp_path,
+def test_fill_by_hand(tmp_path, id_encoder, id_record):
+    data = cache.build(
         [
-            record(0, [1, 10, 11, 12], [[20, 21], [30]], keep=[3, 3]),  # one token cut
-            record(1, [1, 13], [[40], [50, 51], [60]]),
+            id_record(0, [1, 10, 11, 12], [[20, 21], [30]], keep=[3, 3]),  # cut by one
+            id_record(1, [1, 13], [[40], [50, 51], [60]]),
         ],
-        Ids(),
+        id_encoder(),
+        tmp_path / "set",
+        {},
+        {},
     )
     items = [Item(1, (2, 0, 1)), Item(0, (1, 0))]
     segments = [Segment(1, 3, (0, 1), 6), Segment(0, 2, (0, 2), 5)]
@@ -226,18 +185,25 @@ def test_fill_by_hand(tmp_path):
         np.testing.assert_array_equal(part, whole[1:2])
 
 
-def test_labels_by_hand(tmp_path):
+def test_labels_by_hand(tmp_path, id_encoder, id_record):
     nan = float("nan")
-    data = tiny(
-        tmp_path,
-        [
-            record(0, [1, 2], [[3], [4, 5]], soft=0.8, strength=2.0, weight=0.5,
-                   ratings={"help": (1.0, None), "care": (3.0, 4.0)}),
-            record(1, [1, 2], [[3], [4, 5], [6, 7, 8]], ranks=(1, 0, None),
-                   ratings={"help": (5.0, 6.0, 7.0), "care": (None, 8.0, 9.0)}),
-        ],
-        Ids(),
-    )  # fmt: skip
+    first = id_record(
+        0,
+        [1, 2],
+        [[3], [4, 5]],
+        soft=0.8,
+        strength=2.0,
+        weight=0.5,
+        ratings={"help": (1.0, None), "care": (3.0, 4.0)},
+    )
+    second = id_record(
+        1,
+        [1, 2],
+        [[3], [4, 5], [6, 7, 8]],
+        ranks=(1, 0, None),
+        ratings={"help": (5.0, 6.0, 7.0), "care": (None, 8.0, 9.0)},
+    )
+    data = cache.build([first, second], id_encoder(), tmp_path / "set", {}, {})
     items = [Item(0, (1, 0)), Item(1, (2, 0, 1)), Item(0, (0, 1))]
     chunk = pack.Chunk(Shape(1, 64, 4), ((),), (0, 1, 2))
     got = pack.labels(data, items, chunk, 4)
@@ -281,9 +247,7 @@ def test_filled_rows_hold_the_responses_and_slots_their_ends(toy_set):
             own = same & (batch.branches[b] == branch)
             assert branch > 0 and end == np.flatnonzero(own)[-1]
             positions = batch.positions[b, own]
-            np.testing.assert_array_equal(
-                positions, len(prompt) + np.arange(own.sum())
-            )
+            np.testing.assert_array_equal(positions, len(prompt) + np.arange(own.sum()))
             found[chunk.items[local], int(column)] = (
                 prompt.tolist(),
                 batch.tokens[b, own].tolist(),

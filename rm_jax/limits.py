@@ -1,0 +1,220 @@
+"""What values a config may have, beyond their types: choices, ranges, combinations.
+
+>>> parse_duration("3 epochs")
+Duration(amount=3.0, unit='epochs')
+>>> Duration(3.0, "epochs").steps(batch=32, examples=1000)
+94
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+UNITS = ("steps", "epochs", "examples")
+CHOICES = {
+    "data.on_bad_row": ("raise", "drop"),
+    "contract.bos": ("one", "none"),
+    "contract.eos": ("template", "append"),
+    "contract.truncation_side": ("left", "right"),
+    "contract.over_long": ("truncate", "drop", "error"),
+    "contract.pooling": ("last", "mean", "sum"),
+    "model.attention": ("causal", "full"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "layer"),
+    "model.lm_head": ("none", "tied", "untied"),
+    "model.head_init": ("zero", "normal"),
+    "batch.layout": ("packed", "padded"),
+    "optim.name": ("adamw", "lion", "adafactor", "sgd"),
+    "optim.schedule": ("cosine", "linear", "constant"),
+    "train.best_mode": ("max", "min"),
+    "train.on_nonfinite": ("skip", "stop"),
+}
+DURATIONS = (
+    "optim.warmup",
+    "train.duration",
+    "train.log_every",
+    "train.eval_every",
+    "train.save_every",
+)
+POSITIVE = (
+    "contract.max_length",
+    "contract.max_response",
+    "model.d_model",
+    "model.n_layers",
+    "model.n_heads",
+    "model.n_kv_heads",
+    "model.d_ff",
+    "model.attention_block",
+    "model.rope_base",
+    "model.norm_eps",
+    "model.vocab_multiple",
+    "batch.examples",
+    "batch.chunk_tokens",
+    "batch.tokens_per_slot",
+    "batch.prefetch",
+    "optim.learning_rate",
+    "optim.eps",
+    "train.keep_last",
+    "train.max_skips",
+    "train.spike_window",
+)
+UNIT_INTERVAL = (
+    "data.valid_fraction",
+    "data.test_fraction",
+    "optim.final_fraction",
+    "train.too_good",
+)
+BELOW_ONE = ("model.dropout", "optim.b1", "optim.b2", "train.ema")
+NOT_NEGATIVE = (
+    "data.limit",
+    "optim.weight_decay",
+    "optim.clip_norm",
+    "train.eval_examples",
+    "train.keep_best",
+    "train.spike_sigma",
+)
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run: names the key, the value and what would do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    """An amount of training, in steps, epochs or examples."""
+
+    amount: float
+    unit: str
+
+    def steps(self, batch: int, examples: int) -> int:
+        """Whole steps, rounded up, of `batch` examples from a set of `examples`."""
+        if self.unit == "steps":
+            return int(self.amount)
+        count = self.amount * (examples if self.unit == "epochs" else 1)
+        return math.ceil(round(count / batch, 9))
+
+
+def parse_duration(text: str, key: str = "duration") -> Duration:
+    """Reads "500 steps", "3 epochs" or "10000 examples".
+
+    Raises:
+      ConfigError: naming `key`, when it is anything else.
+    """
+    parts = text.split() if isinstance(text, str) else []
+    units = {u.rstrip("s"): u for u in UNITS}
+    try:
+        amount = float(parts[0])
+        unit = units[parts[1].rstrip("s")]
+        ok = len(parts) == 2 and math.isfinite(amount) and amount >= 0
+        ok = ok and (unit != "steps" or amount == int(amount))
+    except (IndexError, KeyError, ValueError):
+        ok = False
+    if not ok:
+        raise ConfigError(
+            f"config.{key} = {text!r}: want an amount and a unit of {UNITS}, "
+            'e.g. "500 steps"'
+        )
+    return Duration(amount, unit)
+
+
+def check(v: Mapping[str, Any]) -> None:
+    """Checks the values of a config, each of the right type.
+
+    Args:
+      v: dotted key -> value, every key of configs/base.py among them.
+
+    Raises:
+      ConfigError: the first value out of range, and what would do.
+    """
+    _check_values(v)
+    _check_together(v)
+
+
+def _check_values(v: Mapping[str, Any]) -> None:
+    for key, known in CHOICES.items():
+        if v[key] not in known:
+            raise ConfigError(f"config.{key} = {v[key]!r}: known are {list(known)}")
+    for key in DURATIONS:
+        if parse_duration(v[key], key).amount == 0 and key != "optim.warmup":
+            raise ConfigError(f"config.{key} = {v[key]!r}: must be above 0")
+    for key in POSITIVE:
+        if not v[key] > 0 or not math.isfinite(v[key]):
+            raise ConfigError(f"config.{key} = {v[key]}: must be above 0")
+    for key in NOT_NEGATIVE:
+        if not v[key] >= 0 or not math.isfinite(v[key]):
+            raise ConfigError(f"config.{key} = {v[key]}: must be 0 or more")
+    for key in UNIT_INTERVAL:
+        if not 0 <= v[key] <= 1:
+            raise ConfigError(f"config.{key} = {v[key]}: must be between 0 and 1")
+    for key in BELOW_ONE:
+        if not 0 <= v[key] < 1:
+            raise ConfigError(f"config.{key} = {v[key]}: must be 0 or more, below 1")
+    for key in (k for k in v if k.endswith("_seed")):
+        if not 0 <= v[key] < 2**31:
+            raise ConfigError(f"config.{key} = {v[key]}: must be in [0, 2^31)")
+
+
+def _check_together(v: Mapping[str, Any]) -> None:
+    _check_lengths(v)
+    _check_evals(v)
+    if v["model.attention"] == "full" and v["batch.layout"] != "padded":
+        raise ConfigError(
+            "config.model.attention = 'full' reads a whole row at once, so responses "
+            "cannot share a prompt: set config.batch.layout = 'padded'"
+        )
+    windows = v["model.windows"]
+    if not windows or not all(type(w) is int and w >= 0 for w in windows):
+        raise ConfigError(
+            f"config.model.windows = {windows}: want at least one number of tokens, 0 "
+            "or more (0 is unlimited)"
+        )
+    if v["data.valid_fraction"] + v["data.test_fraction"] >= 1:
+        raise ConfigError("config.data.valid_fraction + test_fraction must be below 1")
+    for a, b in (
+        ("model.n_heads", "model.n_kv_heads"),
+        ("model.d_model", "model.n_heads"),
+    ):
+        if v[a] % v[b]:
+            raise ConfigError(f"config.{a} = {v[a]} is not a multiple of {b} = {v[b]}")
+
+
+def _check_lengths(v: Mapping[str, Any]) -> None:
+    lengths = v["batch.row_lengths"]
+    whole = lengths and all(type(n) is int and n > 0 for n in lengths)
+    if not whole or list(lengths) != sorted(set(lengths)):
+        raise ConfigError(
+            f"config.batch.row_lengths = {lengths}: want numbers of tokens, rising"
+        )
+    if v["contract.max_length"] > lengths[-1]:
+        raise ConfigError(
+            f"config.contract.max_length = {v['contract.max_length']} does not fit the "
+            f"longest row, config.batch.row_lengths[-1] = {lengths[-1]}: raise the row "
+            "length or lower max_length"
+        )
+    for n in lengths:
+        if v["batch.chunk_tokens"] % n:
+            raise ConfigError(
+                f"config.batch.chunk_tokens = {v['batch.chunk_tokens']} is not a "
+                f"multiple of the row length {n}"
+            )
+    if v["contract.max_response"] >= v["contract.max_length"]:
+        raise ConfigError(
+            f"config.contract.max_response = {v['contract.max_response']} must be "
+            f"below config.contract.max_length = {v['contract.max_length']}, so that a "
+            "token of the prompt fits"
+        )
+
+
+def _check_evals(v: Mapping[str, Any]) -> None:
+    evals = {k.split(".")[2]: s for k, s in v.items() if k.startswith("data.eval.")}
+    for name, spec in evals.items():
+        if not isinstance(spec, str):
+            raise ConfigError(f"config.data.eval.{name} = {spec!r}: want a SPEC")
+    metric = v["train.best_metric"]
+    ours = [f"eval/{name}/" for name in sorted(evals)]
+    if v["train.keep_best"] and ours and not metric.startswith(tuple(ours)):
+        raise ConfigError(
+            f"config.train.best_metric = {metric!r} is of no evaluation set; want one "
+            f"that begins with one of {ours}, or config.train.keep_best = 0"
+        )

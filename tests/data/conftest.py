@@ -1,0 +1,56 @@
+"""Records that carry their own token ids, and an encoder that takes them from there."""
+
+import types
+
+import numpy as np
+import pytest
+
+from rm_jax.data.contract import Encoded
+from rm_jax.data.schema import Message, Record
+
+
+class IdEncoder:
+    """Stands in for data.contract.Encoder."""
+
+    def __init__(self, vocab_size=97, side="left", bos_id=1):
+        self.vocab_size, self.bos_id, self.counts = vocab_size, bos_id, {}
+        self.contract = types.SimpleNamespace(truncation_side=side)
+
+    def encode_many(self, records):
+        for r in records:
+            if r.meta["prompt"] is None:  # what over_long = "drop" does
+                self.counts["dropped"] = self.counts.get("dropped", 0) + 1
+                yield r, None
+                continue
+            prompt = np.array(r.meta["prompt"], np.int32)
+            responses = tuple(np.array(y, np.int32) for y in r.meta["responses"])
+            yield r, Encoded(prompt, responses, np.array(r.meta["keep"], np.int32), {})
+
+
+@pytest.fixture(scope="session")
+def id_encoder():
+    """Class of the encoder."""
+    return IdEncoder
+
+
+@pytest.fixture(scope="session")
+def id_record():
+    """(i, prompt ids, ids of each response, kept prompt tokens, fields) -> Record."""
+
+    def make(i, prompt, responses, keep=None, gold=None, **fields):
+        k = len(responses)
+        meta = {
+            "prompt": prompt,
+            "responses": responses,
+            "keep": keep or [len(prompt or ())] * k,
+        }
+        return Record(
+            id=f"r{i}",
+            source="s",
+            prompt=(Message("user", f"question {i}"),),
+            responses=((Message("assistant", "."),),) * k,
+            meta=meta | ({} if gold is None else {"gold": gold}),
+            **({"ranks": tuple(range(k))} | fields),
+        )
+
+    return make

@@ -1,0 +1,408 @@
+"""Configs: where they come from, what an override may say, what is refused and how."""
+
+import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from rm_jax import config, rundir
+from rm_jax.config import (
+    ConfigError,
+    Duration,
+    load,
+    override,
+    parse_duration,
+    validate,
+)
+
+FILE = """
+from ml_collections import ConfigDict
+from rm_jax.config import load
+
+def get_config(arg=""):
+    c = load("rm_jax:base")
+    c.name = "mine-" + arg
+    c.batch.examples = 7
+    return c
+"""
+
+
+@pytest.fixture
+def base():
+    return load("rm_jax:base")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+def test_load_a_python_file_with_an_argument(file):
+    assert load(str(file)).name == "mine-"
+    assert (
+        load(f"{file}:big").name == "mine-big" and load(str(file)).batch.examples == 7
+    )
+
+
+def test_load_by_name(base):
+    assert load("rm_jax:quickstart").name == "quickstart"
+    assert load("rm_jax:hh:small").name == "hh-small"
+    assert base.schema_version == 1
+
+
+def test_load_a_run_directory_or_its_json(tmp_path, file):
+    want = load(f"{file}:x")
+    (tmp_path / "config.json").write_text(rundir.config_text(want))
+    for address in (tmp_path, tmp_path / "config.json"):
+        assert load(str(address)).to_dict() == want.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("no/such.py", "no config file 'no/such.py': give FILE.py"),
+        ("no/such.py:arg", "no config file 'no/such.py'"),
+        (
+            "rm_jax:quickstrat",
+            r"no config 'rm_jax:quickstrat'; known: \['base', 'hh', ",
+        ),
+        ("rm_jax:base:arg", "base takes no argument, got 'arg'"),
+        ("rm_jax:hh:huge", r"hh has no size 'huge'; known: \['1b'"),
+    ],
+)
+def test_an_address_of_nothing(address, message):
+    with pytest.raises(ValueError, match=message):
+        load(address)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "has no function get_config"),
+        ("def get_config(arg): return 5", "get_config gave 5, want a ConfigDict"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_mod"),
+        ("def get_config(arg):\n  return c", "NameError: name 'c' is not defined"),
+        ("def get_config(arg:", "SyntaxError: "),
+        (FILE.replace("= 7", "= 'seven'"), "TypeError: .*examples"),
+        (FILE.replace("c.batch", "c.bach"), "bach"),
+    ],
+)
+def test_a_broken_python_file_is_named(tmp_path, text, message):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load(str(path))
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.json", "{", "not JSON"),
+        ("x.json", "[1]", "want a JSON object, got list"),
+        (
+            "x.json",
+            '{"batch": {"exmples": 1}}',
+            "batch.exmples; did you mean .'batch.ex",
+        ),
+        ("x.json", '{"batch": {"examples": 1.5}}', "examples = 1.5: want int like 64"),
+        (
+            "x.json",
+            '{"batch": {"examples": "64"}}',
+            "examples = '64': want int like 64",
+        ),
+        ("x.yaml", "a: 1", "want a .py or .json file"),
+    ],
+)
+def test_a_broken_data_file_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(str(tmp_path / name))
+
+
+def test_json_takes_no_argument(tmp_path):
+    (tmp_path / "c.json").write_text("{}")
+    with pytest.raises(ConfigError, match="a JSON config takes no argument"):
+        load(f"{tmp_path}/c.json:tiny")
+
+
+def test_json_round_trip_is_exact(base, tmp_path):
+    # Everything that JSON or the defaults could bend: tuples, sections that lost keys,
+    # sections that got some, numbers that look like text and text that looks like numbers.
+    base.data.eval = ConfigDict({"mine": "jsonl:x.jsonl"})
+    base.data.columns = ConfigDict({"prompt": "1", "chosen": "None"})
+    base.data.world.noise = 0.25
+    del base.data.audit["conflict"]
+    base.loss = ConfigDict({"name": "pkg.mod:f", "margin": 1, "regularizers": {}})
+    base.loss.regularizers.center = ConfigDict({"weight": 0.5})
+    base.model.windows = (4, 0)
+    base.optim.lr_multipliers = (("embed", 0.0), (".*", 1.0))
+    base.optim.learning_rate = 1 / 3
+    base.train.best_metric = "eval/mine/nll"
+    frozen = validate(base)
+    (tmp_path / "config.json").write_text(rundir.config_text(frozen))
+    again = load(str(tmp_path))
+    assert again.to_dict() == base.to_dict() == frozen.to_dict()
+    assert type(again.optim.lr_multipliers[0]) is tuple
+    assert rundir.config_text(validate(again)) == rundir.config_text(frozen)
+
+
+def test_json_may_leave_keys_out(tmp_path, base):
+    (tmp_path / "c.json").write_text(
+        '{"batch": {"examples": 3}, "loss": {"name": "x"}}'
+    )
+    found = load(f"{tmp_path}/c.json")
+    assert found.batch.examples == 3 and found.loss.to_dict() == {"name": "x"}
+    assert found.model.to_dict() == base.model.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "want"),
+    [
+        ("batch.examples", "5", 5),
+        ("batch.examples", 5, 5),
+        ("optim.learning_rate", "2", 2.0),
+        ("optim.learning_rate", "1e-4", 1e-4),
+        ("train.tensorboard", "False", False),
+        ("train.duration", "3 epochs", "3 epochs"),
+        ("name", "7", "7"),
+        ("model.windows", "(8, 0)", (8, 0)),
+        ("model.windows", "[8, 0]", (8, 0)),
+        (
+            "optim.lr_multipliers",
+            "[['embed', 0], ['.*', 1]]",
+            (("embed", 0), (".*", 1)),
+        ),
+        ("data.eval.mine", "jsonl:a.jsonl", "jsonl:a.jsonl"),
+        ("data.world.noise", "0.1", 0.1),
+        ("data.columns.prompt", "question", "question"),
+        ("loss.margin", "0.5", 0.5),
+        ("loss.regularizers.center.weight", "0.01", 0.01),
+        ("data.eval", "{}", {}),
+        ("data.eval", '{"a": "world:#test"}', {"a": "world:#test"}),
+    ],
+)
+def test_override_reads_text_as_the_type_of_the_key(base, key, value, want):
+    override(base, key, value)
+    found = base
+    for name in key.split("."):
+        found = found[name]
+    found = found.to_dict() if isinstance(found, ConfigDict) else found
+    assert found == want and type(found) is type(want)
+
+
+def test_a_number_of_an_open_section_may_change_its_kind(base):
+    override(base, "loss.margin", "1")
+    override(base, "loss.margin", "0.5")
+    assert base.loss.margin == 0.5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "batch.exampels",
+            "5",
+            r"unknown key config.batch.exampels; .*'batch.examples'",
+        ),
+        ("bach.examples", "5", r"unknown key config.bach.examples; .*'batch.examples'"),
+        ("batch.examples.x", "5", "unknown key config.batch.examples.x"),
+        ("examples", "5", "unknown key config.examples"),
+        (
+            "batch.examples",
+            "five",
+            "batch.examples = 'five': want int like 64, got str",
+        ),
+        ("batch.examples", "5.0", "want int like 64, got float"),
+        ("batch.examples", "True", "want int like 64, got bool"),
+        ("train.tensorboard", "1", "want bool like True, got int"),
+        ("model.windows", "8", r"want tuple like \(0,\), got int"),
+        ("optim.learning_rate", "fast", "want float like 0.001, got str"),
+        ("name", 7, "config.name = 7: want text like 'base'"),
+        (
+            "optim",
+            "sgd",
+            r"optim = 'sgd': this is a section of \['b1', .*config.optim.NA",
+        ),
+    ],
+)
+def test_override_refuses(base, key, value, message):
+    before = base.to_dict()
+    with pytest.raises(ConfigError, match=message):
+        override(base, key, value)
+    assert base.to_dict() == before
+
+
+def test_validate_freezes_and_changes_nothing(base):
+    frozen = validate(base)
+    assert isinstance(frozen, FrozenConfigDict) and frozen.to_dict() == base.to_dict()
+    assert validate(frozen).to_dict() == frozen.to_dict()
+
+
+@pytest.mark.parametrize("name", ["base", "quickstart", "truthfulqa", "hh:1b"])
+def test_our_configs_are_valid(name):
+    validate(load(f"rm_jax:{name}"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.on_bad_row": "skip"}, r"= 'skip': known are \['raise', 'drop'\]"),
+        ({"contract.bos": "two"}, r"config.contract.bos = 'two': known are \['one', "),
+        ({"contract.pooling": "max"}, "config.contract.pooling = 'max': known"),
+        ({"model.dtype": "float16"}, "config.model.dtype = 'float16': known"),
+        ({"optim.name": "adam"}, r"= 'adam': known are \['adamw', 'lion'"),
+        ({"batch.layout": "dense"}, "config.batch.layout = 'dense': known"),
+        ({"train.duration": "300"}, "config.train.duration = '300': want an amount"),
+        ({"train.duration": "0 steps"}, "train.duration = '0 steps': must be above 0"),
+        (
+            {"train.log_every": "0 epochs"},
+            "config.train.log_every = '0 epochs': must be",
+        ),
+        (
+            {"train.eval_every": "-1 steps"},
+            "config.train.eval_every = '-1 steps': want",
+        ),
+        ({"train.save_every": "1.5 steps"}, "config.train.save_every = '1.5 steps'"),
+        ({"batch.examples": "0"}, "config.batch.examples = 0: must be above 0"),
+        ({"model.d_model": "-8"}, "config.model.d_model = -8: must be above 0"),
+        ({"optim.learning_rate": float("inf")}, "learning_rate = inf: must be above 0"),
+        ({"optim.eps": float("nan")}, "config.optim.eps = nan: must be above 0"),
+        ({"optim.clip_norm": "-1"}, "config.optim.clip_norm = -1.0: must be 0 or more"),
+        ({"train.spike_sigma": float("nan")}, "spike_sigma = nan: must be 0 or more"),
+        (
+            {"data.valid_fraction": "1.5"},
+            "valid_fraction = 1.5: must be between 0 and 1",
+        ),
+        ({"optim.b1": "1"}, "config.optim.b1 = 1.0: must be 0 or more, below 1"),
+        ({"optim.b2": "1"}, "config.optim.b2 = 1.0: must be 0 or more, below 1"),
+        ({"train.ema": "1"}, "config.train.ema = 1.0: must be 0 or more, below 1"),
+        (
+            {"model.dropout": "1"},
+            "config.model.dropout = 1.0: must be 0 or more, below",
+        ),
+        ({"init_seed": "-1"}, r"config.init_seed = -1: must be in \[0, 2\^31\)"),
+        (
+            {"batch.row_lengths": "()"},
+            r"row_lengths = \(\): want numbers of tokens, ris",
+        ),
+        ({"batch.row_lengths": "(256, 128)"}, "row_lengths = .256, 128.: want numbers"),
+        ({"batch.row_lengths": "(128, 128, 256)"}, "want numbers of tokens, rising"),
+        ({"batch.row_lengths": "(0, 256)"}, "want numbers of tokens, rising"),
+        ({"batch.row_lengths": "('a', 'b')"}, "want numbers of tokens, rising"),
+        (
+            {"contract.max_length": "257"},
+            r"max_length = 257 does not fit the longest row",
+        ),
+        ({"contract.max_response": "256"}, "max_response = 256 must be below .* = 256"),
+        (
+            {"batch.chunk_tokens": "2000"},
+            "chunk_tokens = 2000 is not a multiple .* 128",
+        ),
+        ({"model.attention": "full"}, "set config.batch.layout = 'padded'"),
+        ({"model.windows": "()"}, r"config.model.windows = \(\): want at least one"),
+        ({"model.windows": "(-1,)"}, r"config.model.windows = \(-1,\): want at least"),
+        (
+            {"model.n_kv_heads": "3"},
+            "n_heads = 4 is not a multiple of model.n_kv_heads",
+        ),
+        (
+            {"model.n_heads": "6", "model.n_kv_heads": "6"},
+            "d_model = 128 is not a mult",
+        ),
+        (
+            {"data.valid_fraction": "0.5", "data.test_fraction": "0.5"},
+            "valid_fraction . test_fraction must be below 1",
+        ),
+        ({"data.eval.mine": "5"}, "config.data.eval.mine = 5: want a SPEC"),
+        (
+            {"train.best_metric": "valid/nll"},
+            r"best_metric = 'valid/nll' is of no .*\['eval/test/', 'eval/valid/'\]",
+        ),
+    ],
+    ids=str,
+)
+def test_validate_names_key_value_and_limit(base, changes, message):
+    for key, value in changes.items():
+        override(base, key, value)
+    with pytest.raises(ConfigError, match=message):
+        validate(base)
+
+
+@pytest.mark.parametrize(
+    ("changes"),
+    [
+        {"data.eval": "{}"},  # then nothing can be best
+        {"train.best_metric": "x", "train.keep_best": "0"},
+        {"model.attention": "full", "batch.layout": "padded"},
+        {"optim.warmup": "0 steps"},
+        {"contract.max_response": "255"},
+        {"data.test_fraction": "0", "optim.b1": "0", "train.ema": "0.999"},
+    ],
+    ids=str,
+)
+def test_validate_passes_the_limits_themselves(base, changes):
+    for key, value in changes.items():
+        override(base, key, value)
+    validate(base)
+
+
+def test_validate_finds_missing_unknown_and_mistyped_keys(base):
+    del base.batch["prefetch"]
+    with pytest.raises(
+        ConfigError, match="config.batch.prefetch is missing; its def.* 2"
+    ):
+        validate(base)
+    other = load("rm_jax:base")
+    other.batch.prefech = 3
+    with pytest.raises(
+        ConfigError, match="unknown key config.batch.prefech; .*prefetch"
+    ):
+        validate(other)
+    third = load("rm_jax:base")
+    with third.batch.ignore_type():
+        third.batch.examples = "64"
+    with pytest.raises(ConfigError, match="batch.examples = '64': want int like 64"):
+        validate(third)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("500 steps", 500),
+        ("1 step", 1),
+        ("3 epochs", 94),  # 3000 / 32 = 93.75
+        ("0.5 epochs", 16),
+        ("64 examples", 2),
+        ("65 examples", 3),
+        ("0 steps", 0),
+    ],
+)
+def test_durations_are_whole_steps_rounded_up(text, steps):
+    assert parse_duration(text).steps(batch=32, examples=1000) == steps
+
+
+def test_a_duration_that_divides_is_not_rounded_up():
+    # 0.1 * 320 / 32 is 1.0000000000000002 as a float.
+    assert Duration(0.1, "epochs").steps(batch=32, examples=320) == 1
+    assert Duration(0.7, "epochs").steps(batch=1, examples=10) == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "steps", "five steps", "5 weeks", "5 steps more", "-1 steps", "nan epochs",
+     "inf steps", "1.5 steps", 5, None],
+)  # fmt: skip
+def test_what_is_no_duration(text):
+    with pytest.raises(
+        ConfigError, match=r"config.a.b = .*: want an amount and a unit"
+    ):
+        parse_duration(text, "a.b")
+
+
+def test_flatten_keeps_empty_sections():
+    assert config.flatten({"a": {"b": 1, "c": {}}, "d": (2,)}) == {
+        "a.b": 1,
+        "a.c": {},
+        "d": (2,),
+    }
