@@ -15,7 +15,6 @@ def get_config(arg: str = "") -> ConfigDict:
     c.name = "base"  # shown in reports
 
     # Seeds are separate, so that a sweep can vary one source of randomness at a time.
-    c.pretrain_seed = 0  # which pretrained trunk, where there are several
     c.init_seed = 0  # fresh parameters
     c.data_seed = 0  # order of the examples and of the responses in each
     c.dropout_seed = 0

@@ -2,10 +2,10 @@
 
     rm-jax train --config configs/hh.py:8b --workdir gs://BUCKET/hh      (hub data)
     rm-jax train --config configs/hh.py:tiny --workdir runs/hh \\
-        --config.data.train=hh:helpful-base.test.jsonl.gz               (a local file)
+        --config.data.train=hh:helpful-base.test.jsonl.gz                 (a file)
 
-The hub set is Anthropic/hh-rlhf: 161k training and 8.5k test pairs. Validation is carved
-from its training prompts by hash; of a local file all three splits are.
+The hub set is Anthropic/hh-rlhf: 161k training and 8.5k test pairs. Validation is cut
+out of its training prompts by hash; of a local file all three splits are.
 
 arg: tiny (CPU, minutes), small, 1b, 8b (a TPU pod: give --config.mesh.fsdp). All are
 trained from scratch here, so do not expect the 70 % of pretrained 7-8B models; 8b has
@@ -34,9 +34,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     c.name = f"hh-{size}"
     c.data.train = "hh:Anthropic/hh-rlhf"
     m = c.model
-    m.d_model, m.n_layers, m.n_heads, m.n_kv_heads, m.d_ff, c.contract.tokenizer = SIZES[
-        size
-    ]
+    m.d_model, m.n_layers, m.n_heads, m.n_kv_heads, m.d_ff, tokenizer = SIZES[size]
+    c.contract.tokenizer = tokenizer
     c.contract.max_length = 1024
     c.contract.max_response = 512
     c.batch.row_lengths = (256, 512, 1024)

@@ -3,8 +3,8 @@
     rm-jax train --config configs/truthfulqa.py --workdir runs/truthfulqa \\
         --config.data.train=truthfulqa_judge:finetune_truth.jsonl.gz
 
-Data: finetune_truth.jsonl of the TruthfulQA judge (Lin et al. 2022), one
-{"prompt": "Q: ...\\nA: ...\\nTrue:", "completion": " yes" or " no"} a line; a question's
+Data: finetune_truth.jsonl of the TruthfulQA judge (Lin et al. 2022), lines of
+{"prompt": "Q: ...\\nA: ...\\nTrue:", "completion": " yes" or " no"}; a question's
 answers become one example of up to 42 responses. Split by question. From scratch, a few
 minutes on two CPU cores. A linear model on TF-IDF reaches .70 to .77; the longer answer
 is the true one in .54 of the pairs.

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+SCHEMA_VERSION = 1  # of the list of knobs
 UNITS = ("steps", "epochs", "examples")
 CHOICES = {
     "data.on_bad_row": ("raise", "drop"),
@@ -132,6 +133,11 @@ def check(v: Mapping[str, Any]) -> None:
 
 
 def _check_values(v: Mapping[str, Any]) -> None:
+    if v["schema_version"] != SCHEMA_VERSION:
+        raise ConfigError(
+            f"config.schema_version = {v['schema_version']}: this rm_jax reads "
+            f"{SCHEMA_VERSION}: use the rm_jax that wrote the config"
+        )
     for key, known in CHOICES.items():
         if v[key] not in known:
             raise ConfigError(f"config.{key} = {v[key]!r}: known are {list(known)}")

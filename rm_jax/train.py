@@ -5,6 +5,7 @@ metrics = rm_jax.train(rm_jax.config.load("rm_jax:quickstart"), "runs/quickstart
 
 import collections
 import contextlib
+import importlib.util
 import signal
 import sys
 import threading
@@ -89,6 +90,11 @@ def train(
       TrainingError: losses that are not finite, by config.train.on_nonfinite.
     """
     config = validate(config)
+    if config.train.report and not importlib.util.find_spec("matplotlib"):
+        raise ImportError(
+            "config.train.report needs matplotlib: pip install 'rm_jax[report]', or "
+            "set config.train.report = False"
+        )
     continued = rundir.claim(workdir, config)
     first = jax.process_index() == 0
     say = lambda line: print(line, file=stream, flush=True) if first else None

@@ -128,7 +128,7 @@ def test_json_takes_no_argument(tmp_path):
 
 def test_json_round_trip_is_exact(base, tmp_path):
     # Everything that JSON or the defaults could bend: tuples, sections that lost keys,
-    # sections that got some, numbers that look like text and text that looks like numbers.
+    # sections that got some, numbers that look like text and text like numbers.
     base.data.eval = ConfigDict({"mine": "jsonl:x.jsonl"})
     base.data.columns = ConfigDict({"prompt": "1", "chosen": "None"})
     base.data.world.noise = 0.25
@@ -390,8 +390,8 @@ def test_a_duration_that_divides_is_not_rounded_up():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "steps", "five steps", "5 weeks", "5 steps more", "-1 steps", "nan epochs",
-     "inf steps", "1.5 steps", 5, None],
+    ["", "5", "steps", "five steps", "5 weeks", "5 steps more", "-1 steps",
+     "nan epochs", "inf steps", "1.5 steps", 5, None],
 )  # fmt: skip
 def test_what_is_no_duration(text):
     with pytest.raises(

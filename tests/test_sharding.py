@@ -1,7 +1,6 @@
 """The mesh: its errors, where arrays live, and that 8 devices compute what 1 does."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rm_jax import losses, sharding
+from rm_jax import losses
 from rm_jax.build import put_chunk
 from rm_jax.data import pack
 from rm_jax.data.loader import Loader
@@ -134,8 +133,17 @@ def data(toy_set):
     )
 
 
+_DONE = {}
+
+
 def train(values, data, params):
     """The gradient of one step, then ten steps: losses and parameters."""
+    if values not in _DONE:
+        _DONE[values] = _train(values, data, params)
+    return _DONE[values]
+
+
+def _train(values, data, params):
     mesh, abstract, shardings, step, _ = programs(values)
     zero = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
     fresh = zero.replace(
@@ -193,7 +201,7 @@ def test_state_is_cut_like_its_parameters(name):
     found = shards(abstract)
     assert found["params/stack_0/attn/q/kernel"] == ((1, 16, 16), (1, 8, 4))
     assert found["params/embed/embedding"] == ((104, 16), (26, 8))
-    params = {k.removeprefix("params/"): v for k, v in found.items() if "params/" in k}
+    params = {k[7:]: v for k, v in found.items() if k.startswith("params/")}
     seen = 0
     for path, (shape, shard) in found.items():
         own = next((p for p in params if path.endswith(f"/{p}")), None)
@@ -202,18 +210,13 @@ def test_state_is_cut_like_its_parameters(name):
             seen += 1
         else:
             assert shard == shape, path  # counters, factored statistics
-    assert seen >= 3 * len(params) - (name == "adafactor") * 8 * len(params)
-    if name == "adamw":
-        assert sum(bool(re.search("/(mu|nu)/", p)) for p in found) == 2 * len(params)
+    # Parameters, their average and, of Adam, both moments.
+    assert len(params) == 21 and (seen == 84 if name == "adamw" else seen >= 42)
 
 
 def test_state_is_created_where_it_belongs():
     _, abstract, shardings, _, new = programs((2, 4, 1), "adafactor")
-    small = jax.tree.map(lambda s: s, shardings)
-    lowered = jax.jit(new, out_shardings=small).lower()
-    # Compiled and run once: every leaf has the sharding that the plan says.
     state = create(new, shardings)
-    assert lowered is not None
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
         assert a.sharding.is_equivalent_to(b.sharding, a.ndim) and a.shape == b.shape
     q = state.params["stack_0"]["attn"]["q"]["kernel"]

@@ -138,7 +138,10 @@ def summary_lines(evals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
         for kind, probe in v.get("probes", {}).items():
             yield (
                 f"  {kind} bias: measured {_with_interval(probe, 'model_bias')}, "
-                f"injected {probe['annotator_bias']:+.3f} nats"
+                f"injected {probe['annotator_bias']:+.3f} nats (worth "
+                f"{probe['model_effect']:+.2f} to the model, "
+                f"{probe['annotator_effect']:+.2f} to annotators, "
+                f"{probe['gold_effect']:+.2f} in truth)"
             )
         for alarm in v.get("alarms", ()):
             yield f"  ALARM {alarm}"

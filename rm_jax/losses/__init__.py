@@ -233,7 +233,7 @@ def _imported(kind: str, name: str) -> Any:
 
 
 def _regularizer_knobs(reg: Regularizer, values: Any, where: str) -> Any:
-    if not isinstance(values, Mapping):
+    if not hasattr(values, "items"):  # a ConfigDict is a mapping in all but type
         raise ValueError(f"{where} = {values!r}: want its knobs, {{'weight': number}}")
     given = {n for n in reg._fields if getattr(reg, n) is not None}
     if given not in ({"per_example"}, {"params"}, {"stats", "value"}):

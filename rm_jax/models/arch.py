@@ -101,9 +101,3 @@ def decoder(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConf
         pooling=pooling,
         **{name: model[name] for name in COPIED},
     )
-
-
-def flops_per_token(arch: ArchConfig) -> int:
-    """Multiply-adds x 2 of one token's forward pass, without attention scores."""
-    attention = arch.head_dim * (2 * arch.n_heads + 2 * arch.n_kv_heads)
-    return 2 * arch.n_layers * arch.d_model * (attention + 3 * arch.d_ff)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
 
 from rm_jax import store
@@ -68,12 +69,6 @@ def visible(text: str | None) -> str:
 
 
 def _render(context: Mapping[str, Any]) -> str:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ImportError(
-            "a report needs jinja2: pip install 'rm_jax[report]'"
-        ) from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
         autoescape=True,  # the texts of a data set are somebody's input

@@ -1,0 +1,437 @@
+"""Whole tiny runs in process: repeated, stopped, continued, refused, restored."""
+
+import importlib
+import io
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import rm_jax
+from rm_jax import config as config_module
+from rm_jax import sharding
+from rm_jax.checkpoint import Checkpoints
+from rm_jax.config import ConfigError
+from rm_jax.losses import LOSSES, REGULARIZERS, bradley_terry
+
+train_module = importlib.import_module("rm_jax.train")
+
+TINY = {
+    "data.world.train": 64,
+    "data.world.valid": 12,
+    "data.world.test": 12,
+    "contract.max_length": 128,
+    "contract.max_response": 96,
+    "batch.examples": 8,
+    "batch.row_lengths": (128,),
+    "batch.chunk_tokens": 1024,
+    "model.d_model": 8,
+    "model.n_layers": 2,
+    "model.n_heads": 2,
+    "model.n_kv_heads": 1,
+    "model.d_ff": 16,
+    "model.dropout": 0.1,
+    "model.head_init": "normal",
+    "optim.learning_rate": 1e-2,
+    "optim.warmup": "2 steps",
+    "train.ema": 0.5,
+    # No two of them in step, so that saves fall between lines of the log.
+    "train.duration": "8 steps",
+    "train.log_every": "3 steps",
+    "train.eval_every": "4 steps",
+    "train.save_every": "2 steps",
+    "train.keep_last": 9,
+    "train.tensorboard": False,
+    "train.report": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    """A token cache that all tests share."""
+    return str(tmp_path_factory.mktemp("tokens"))
+
+
+@pytest.fixture
+def make(tokens):
+    """Makes a config out of TINY and some changes, `section__key=value`."""
+
+    def make(**changes):
+        config = rm_jax.config.load("rm_jax:base")
+        values = TINY | {"data.cache_dir": tokens}
+        values |= {k.replace("__", "."): v for k, v in changes.items()}
+        for key, value in values.items():
+            config_module.override(config, key, value)
+        return config
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def devices(monkeypatch):
+    """One device, or as many as it is called with: compiled faster than eight."""
+    real = sharding.make_mesh
+
+    def use(n):
+        fake = lambda sizes, given=None: real(sizes, given or jax.devices()[:n])
+        monkeypatch.setattr(sharding, "make_mesh", fake)
+
+    use(1)
+    return use
+
+
+def train(config, workdir, **more):
+    """Trains and returns what it gave and what it said."""
+    stream = io.StringIO()
+    done = rm_jax.train(config, str(workdir), stream=stream, **more)
+    return done, stream.getvalue()
+
+
+def lines(workdir):
+    text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def arrays(workdir, step):
+    """Digest of every array of a checkpoint: equal digests are equal bits."""
+    return Checkpoints(f"{workdir}/checkpoints").manifest(step).arrays
+
+
+def files(folder):
+    """Every file under a folder: its content and when it was written."""
+    return {
+        p.relative_to(folder): (p.read_bytes(), p.stat().st_mtime_ns)
+        for p in pathlib.Path(folder).rglob("*")
+        if p.is_file()
+    }
+
+
+def assert_same_run(a, b):
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    assert arrays(a, 8) == arrays(b, 8)
+    assert (a / "evals.json").read_bytes() == (b / "evals.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, tokens):
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    real = sharding.make_mesh
+    sharding.make_mesh = lambda sizes: real(sizes, jax.devices()[:1])
+    try:
+        config = rm_jax.config.load("rm_jax:base")
+        for key, value in (TINY | {"data.cache_dir": tokens}).items():
+            config_module.override(config, key, value)
+        done, _ = train(config, folder)
+    finally:
+        sharding.make_mesh = real
+    assert set(done) == {"valid", "test"}
+    return folder
+
+
+def test_a_run_leaves_what_it_should(straight):
+    names = {p.name for p in straight.iterdir()}
+    assert names == {
+        "config.json", "contract.json", "arch.json", "run.json", "tokenizer",
+        "metrics.jsonl", "timing.jsonl", "events.jsonl", "checkpoints", "predictions",
+        "evals.json",
+    } - ({"events.jsonl"} - names)  # fmt: skip
+    steps = [
+        (line["step"], next(k for k in line if k != "step").split("/")[0])
+        for line in lines(straight)
+    ]
+    assert steps == [(3, "train"), (4, "eval"), (6, "train"), (8, "eval")]
+    assert Checkpoints(f"{straight}/checkpoints").steps() == [2, 4, 6, 8]
+    assert json.loads((straight / "run.json").read_text())["steps"] == 8
+
+
+def test_the_same_run_again_is_the_same_to_the_bit(straight, make, tmp_path):
+    train(make(), tmp_path / "again")
+    assert_same_run(tmp_path / "again", straight)
+    other = tmp_path / "other"
+    train(make(data_seed=1), other)
+    assert (other / "metrics.jsonl").read_bytes() != (
+        straight / "metrics.jsonl"
+    ).read_bytes()
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """SIGTERM to ourselves after so many steps of this process."""
+
+    def arm(n):
+        real, count = train_module.run_step, [0]
+
+        def counted(*args):
+            count[0] += 1
+            if count[0] == n:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(*args)
+
+        monkeypatch.setattr(train_module, "run_step", counted)
+
+    return arm
+
+
+def test_stopped_and_continued_is_undisturbed(straight, make, tmp_path, stop_after):
+    workdir, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
+    for n, at in ((1, 1), (3, 4), (3, 7)):
+        stop_after(n)
+        done, said = train(make(), workdir)
+        assert done == {} and f"SIGTERM: saved step {at}; the same" in said
+        stop_after(10**9)
+    assert signal.getsignal(signal.SIGTERM) == before
+    _, said = train(make(), workdir)
+    assert f"continuing {workdir} at step 7 of 8" in said
+    assert_same_run(workdir, straight)
+
+
+def test_stopped_in_an_evaluation_and_continued(straight, make, tmp_path, monkeypatch):
+    real = train_module.score_table
+
+    def signalled(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(train_module, "score_table", signalled)
+    done, said = train(make(), tmp_path / "run")
+    assert done == {} and "saved step 4" in said
+    assert [line["step"] for line in lines(tmp_path / "run")] == [3]
+    monkeypatch.setattr(train_module, "score_table", real)
+    train(make(), tmp_path / "run")
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_stopped_before_the_first_checkpoint(straight, make, tmp_path, monkeypatch):
+    def broken(*args):
+        raise OSError("the power is gone")
+
+    monkeypatch.setattr(train_module, "run_step", broken)
+    with pytest.raises(OSError, match="the power is gone"):
+        train(make(), tmp_path / "run")
+    monkeypatch.undo()
+    real = sharding.make_mesh
+    monkeypatch.setattr(
+        sharding, "make_mesh", lambda sizes: real(sizes, jax.devices()[:1])
+    )
+    _, said = train(make(), tmp_path / "run")
+    assert "at step 0 of 8" in said
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_a_complete_run_says_so_and_stays(straight, make):
+    before = files(straight)
+    done, said = train(make(), straight)
+    assert f"{straight} is complete: 8 steps; nothing to train" in said
+    assert set(done) == {"valid", "test"}
+    after = files(straight)
+    for name in ("metrics.jsonl", "evals.json", "timing.jsonl"):
+        assert after[pathlib.Path(name)] == before[pathlib.Path(name)]
+    kept = {n: v for n, v in before.items() if n.parts[0] == "checkpoints"}
+    assert kept == {n: v for n, v in after.items() if n.parts[0] == "checkpoints"}
+
+
+def test_steps_may_grow(make, tmp_path):
+    long, grown = tmp_path / "long", tmp_path / "grown"
+    flat = {"optim__schedule": "constant", "data__eval": "{}"}
+    train(make(train__duration="6 steps", **flat), long)
+    train(make(train__duration="3 steps", **flat), grown)
+    _, said = train(make(train__duration="6 steps", **flat), grown)
+    assert "at step 3 of 6" in said
+    assert arrays(grown, 6) == arrays(long, 6)
+    assert lines(grown) == lines(long)
+    with pytest.raises(ConfigError, match="train.duration: '6 steps' -> '5 steps'"):
+        train(make(train__duration="5 steps", **flat), grown)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"optim__learning_rate": 0.5}, "optim.learning_rate: 0.01 -> 0.5"),
+        ({"data__world__noise": 0.2}, "data.world.noise: None -> 0.2"),
+        ({"train__duration": "1 epochs"}, "train.duration: '8 steps' -> '1 epochs'"),
+    ],
+    ids=str,
+)
+def test_another_config_is_refused_by_name(straight, make, changes, named):
+    before = files(straight)
+    with pytest.raises(ConfigError) as error:
+        train(make(**changes), straight)
+    text = str(error.value)
+    assert f"{straight} holds a run with another config: {named}" in text
+    assert "choose another --workdir" in text
+    assert files(straight) == before
+
+
+def test_a_folder_of_other_things_is_left_alone(make, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not empty and holds no run: choose anot"):
+        train(make(), tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def broken_at(example):
+    """A loss that is not a number for one example."""
+
+    def loss(out, labels, hparams, key):
+        value = bradley_terry(out, labels, hparams, key)
+        return jnp.where(labels.ids == example, jnp.nan, value)
+
+    loss.__annotations__ = bradley_terry.__annotations__
+    return loss
+
+
+def example_of_step(config, tmp_path, step):
+    """An example that is in that step and in none before it."""
+    built = train_module.build(
+        rm_jax.config.validate(config), None, LOSSES, REGULARIZERS, lambda line: None
+    )
+    loader = built.loaders["train"]
+    steps = [{item.example for item in loader.items_at(s)} for s in range(step + 1)]
+    return next(iter(steps[step] - set().union(*steps[:step])))
+
+
+def test_a_loss_that_is_nan_stops_at_its_step(make, tmp_path):
+    config = make(train__on_nonfinite="stop", loss__name="broken")
+    config.loss.name = "bradley_terry"
+    example = example_of_step(config, tmp_path, 4)
+    config.loss.name = "broken"
+    known = LOSSES | {"broken": broken_at(example)}
+    with pytest.raises(train_module.TrainingError) as error:
+        train(config, tmp_path / "run", losses=known)
+    text = str(error.value)
+    assert text.startswith("step 5: the loss is nan") and "--step 4" in text
+    assert "config.train.on_nonfinite = 'stop'" in text
+    assert Checkpoints(f"{tmp_path}/run/checkpoints").steps() == [2, 4]
+
+
+def test_a_skipped_step_survives_a_restart(make, tmp_path, stop_after):
+    config = make(data__eval="{}")
+    known = LOSSES | {"broken": broken_at(example_of_step(config, tmp_path, 3))}
+    config.loss.name = "broken"
+    for name in ("straight", "stopped"):
+        if name == "stopped":  # with the step in a line of the log not yet written
+            stop_after(5)
+            assert train(config, tmp_path / name, losses=known)[0] == {}
+            stop_after(10**9)
+        train(config, tmp_path / name, losses=known)
+    a, b = tmp_path / "straight", tmp_path / "stopped"
+    assert lines(a) == lines(b) and arrays(a, 8) == arrays(b, 8)
+    (line,) = [line for line in lines(a) if line["step"] == 6]
+    assert line["train/loss"] == "NaN" and line["train/skips"] == 1
+
+
+def begin(config, workdir):
+    """What a run would start from: its state, its step and the events."""
+    config, events = rm_jax.config.validate(config), []
+    built = train_module.build(config, None, LOSSES, REGULARIZERS, lambda line: None)
+    own = Checkpoints(str(workdir / "checkpoints"))
+    start = train_module.where_to_start(config, built, own, events.append)
+    return built, start, events
+
+
+def test_start_cases(straight, make, tmp_path, fresh_params):
+    nothing = tmp_path / "nothing"
+    _, scratch, _ = begin(make(), nothing)
+    _, init, _ = begin(make(model__init=str(straight)), nothing)
+    _, resume, _ = begin(make(train__resume=str(straight)), nothing)
+    _, own, _ = begin(make(model__init="no-such-run"), straight)
+    want, _, _ = Checkpoints(f"{straight}/checkpoints").restore_part("params")
+    assert (scratch.step, init.step, resume.step, own.step) == (0, 0, 8, 8)
+    equal = lambda a, b: jax.tree.all(jax.tree.map(np.array_equal, a, b))
+    assert not equal(scratch.state.params, want)
+    for start in (init, resume, own):
+        assert equal(start.state.params, want)
+    assert equal(init.state.ema, want)
+    assert equal(init.state.opt_state, scratch.state.opt_state)
+    assert equal(resume.state, own.state)
+    assert not equal(resume.state.opt_state, scratch.state.opt_state)
+
+
+def test_a_start_that_is_not_there_is_named(make, tmp_path):
+    for key in ("model__init", "train__resume"):
+        with pytest.raises(
+            FileNotFoundError, match="no/run/checkpoints: no checkpoint"
+        ):
+            begin(make(**{key: "no/run"}), tmp_path)
+
+
+def test_resume_in_another_folder_goes_on(straight, make, tmp_path):
+    config = make(train__resume=str(straight), train__duration="9 steps")
+    _, said = train(config, tmp_path / "run")
+    assert Checkpoints(f"{tmp_path}/run/checkpoints").steps() == [9]
+    assert [line["step"] for line in lines(tmp_path / "run")] == [9, 9]
+
+
+def test_a_damaged_checkpoint_falls_back_loudly(straight, make, tmp_path, stop_after):
+    workdir = tmp_path / "run"
+    stop_after(5)
+    train(make(), workdir)
+    stop_after(10**9)
+    path = max(
+        (workdir / "checkpoints" / "5").rglob("*"), key=lambda p: p.stat().st_size
+    )
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    _, said = train(make(), workdir)
+    assert "WARNING" in said and "at step 4 of 8" in said
+    events = [
+        json.loads(x) for x in (workdir / "events.jsonl").read_text().splitlines()
+    ]
+    assert [e["step"] for e in events if e["event"] == "damaged_checkpoint"] == [5]
+    assert_same_run(workdir, straight)
+
+
+def test_eight_devices_then_one(straight, make, tmp_path, devices, stop_after):
+    workdir = tmp_path / "run"
+    devices(8)
+    stop_after(4)
+    assert train(make(), workdir)[0] == {}
+    stop_after(10**9)
+    devices(1)
+    built, start, _ = begin(make(), workdir)
+    assert start.step == 4 and built.mesh.size == 1
+    eight, one = (Checkpoints(f"{d}/checkpoints") for d in (workdir, straight))
+    want, _, _ = one.restore_part("params", step=4)
+    # Adam may turn rounding into part of a step: 4 of 0.01.
+    close = lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max() < 0.005
+    assert jax.tree.all(jax.tree.map(close, start.state.params, want))
+    saved, _, _ = eight.restore_part("params", step=4)
+    same = lambda a, b: np.array_equal(np.asarray(a), np.asarray(b))
+    assert jax.tree.all(jax.tree.map(same, start.state.params, saved))
+    done, said = train(make(), workdir)
+    assert "at step 4 of 8" in said and set(done) == {"valid", "test"}
+
+
+def test_a_loaded_model_scores_as_the_run_did(straight):
+    from rm_jax.data.sources import open_source
+
+    model = rm_jax.load(str(straight))
+    assert model.step == 8
+    world = {k.rpartition(".")[2]: v for k, v in TINY.items() if ".world." in k}
+    source = open_source("world:#test", world=world)
+    records = list(source.records())
+    table = pq.read_table(straight / "predictions" / "test.parquet").to_pydict()
+    key = next(k for k in table if "score" in k)
+    by_id = dict(zip(table["id"], table[key], strict=True))
+    got = model.score_records(records)
+    for record, row in zip(records, got, strict=True):
+        np.testing.assert_allclose(row, by_id[record.id], rtol=1e-5, atol=1e-5)
+    prompt = [m._asdict() for m in records[0].prompt]
+    responses = [[m._asdict() for m in r] for r in records[0].responses]
+    np.testing.assert_allclose(model.score(prompt, responses), got[0], atol=1e-5)
+    one = model.score(prompt, records[0].responses[1][0].content)
+    assert isinstance(one, float) and one == pytest.approx(got[0][1], abs=1e-5)
+    assert np.ptp(got) > 0.01
+
+
+def test_loading_what_is_no_run_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no run directory: .*--workdir"):
+        rm_jax.load(str(tmp_path))
