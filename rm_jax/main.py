@@ -81,7 +81,7 @@ def _train(arguments: list[str]) -> int:
     from rm_jax.train import train
 
     done = train(config, args.workdir)
-    return 0 if done else 75  # EX_TEMPFAIL: stopped by a signal, run it again
+    return 75 if done is None else 0  # EX_TEMPFAIL: stopped by a signal, run it again
 
 
 def _eval(arguments: list[str]) -> None:

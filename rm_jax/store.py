@@ -161,7 +161,7 @@ def write_json(path: str, value: Any) -> None:
 
 
 def append_lines(path: str, lines: Iterable[str]) -> None:
-    """Adds lines to the end of a UTF-8 file, made when missing, in one write.
+    """Adds lines to the end of a UTF-8 file, made when missing, and to the disk.
 
     Raises:
       ValueError: a line holds a line break.
@@ -173,6 +173,8 @@ def append_lines(path: str, lines: Iterable[str]) -> None:
             raise ValueError(f"{path}: one line holds a line break: {line!r:.80}")
     with _clear(path, "write"), open(path, "ab") as file:
         file.write("".join(line + "\n" for line in lines).encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove(path: str) -> None:

@@ -73,10 +73,10 @@ def train(
     losses: Mapping[str, Callable] = losses_module.LOSSES,
     regularizers: Mapping[str, Any] = losses_module.REGULARIZERS,
     stream: TextIO = sys.stderr,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Any]] | None:
     """Trains the model of a config, or continues it; returns its final evaluation.
 
-    SIGTERM, or Ctrl-C in a notebook, saves a checkpoint and returns {}.
+    SIGTERM, or Ctrl-C in a notebook, saves a checkpoint and returns None.
 
     Args:
       config: a ConfigDict, e.g. `rm_jax.config.load("rm_jax:quickstart")`.
@@ -120,11 +120,11 @@ def train(
             writer.write_event(start.step, "resumed")
         for event in events:
             progress.say(f"WARNING {event}")
-            writer.write_event(start.step, **event)
+            writer.write_event(start.step, event.pop("event"), **event)
         state, step = loop(config, built, start, out)
         if step < built.total or stop:
             progress.say(f"{stop[0]}: saved step {step}; the same command continues")
-            return {}
+            return None
         return finish(config, workdir, built, state, out)
 
 
@@ -185,6 +185,7 @@ def loop(
                 evaluated = True
         # 2. Save, after the evaluation whose figures decide which checkpoint is best.
         if due_save or (out.stop and not saved):
+            log.flush()  # again: a signal may have come since
             out.writer.flush()
             meta = _meta(built, evaluated or not due_eval, log.window)
             out.checkpoints.save(step, state, meta, metrics)

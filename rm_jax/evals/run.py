@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rm_jax import store
@@ -98,8 +99,9 @@ def write_predictions(
     folder = store.join(out, "predictions")
     store.makedirs(folder)
     path = store.join(folder, f"{name}.parquet")
-    pq.write_table(to_arrow(table, prompts, responses), f"{path}.tmp")
-    store.move(f"{path}.tmp", path)
+    file = pa.BufferOutputStream()
+    pq.write_table(to_arrow(table, prompts, responses), file)
+    store.write_bytes(path, file.getvalue().to_pybytes())  # in place of an older one
 
 
 def texts(

@@ -61,17 +61,61 @@ def attend(
     # Heads first, and a group's query heads side by side: plain batched products, which
     # run several times faster on CPU than the same sums over transposed axes.
     q = (q * d**-0.5).transpose(0, 2, 1, 3).reshape(b, g, h // g * n, d)
-    k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-    scores = jnp.matmul(q, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(b, g, h // g, n, -1) + bias[:, None, None]
-    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.exp(scores - top)
-    total = jnp.sum(weights, axis=-1).reshape(b, h, n, 1)
-    weights = weights.astype(v.dtype).reshape(b, g, h // g * n, -1)
-    out = jnp.matmul(weights, v, preferred_element_type=jnp.float32)
+    out = _softmax_average(q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), bias)
+    return out.reshape(b, h, n, d).transpose(0, 2, 1, 3)
+
+
+def _product(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+
+
+def _similarity(x: Array, y: Array) -> Array:
+    """x y^T over the last axes."""
+    return jnp.einsum("bgqd,bgkd->bgqk", x, y, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _softmax_average(
+    q: Float[Array, "b g rq d"],
+    k: Float[Array, "b g k d"],
+    v: Float[Array, "b g k d"],
+    bias: Float[Array, "b q k"],
+) -> Float[Array, "b g rq d"]:
+    """softmax(q k^T + bias) v, the bias the same for all g groups of r heads."""
+    return _forward(q, k, v, bias)[0]
+
+
+def _forward(q, k, v, bias):
+    b, g, n, _ = q.shape
+    scores = _similarity(q, k).reshape(b, g, -1, *bias.shape[1:])
+    scores = scores + bias[:, None, None]
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    weights = weights.reshape(b, g, n, -1)
     # Dividing the sums, not the weights, spares two passes over the largest array.
-    out = (out.reshape(b, h, n, d) / total).astype(v.dtype)
-    return out.transpose(0, 2, 1, 3)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = _product(weights.astype(v.dtype), v) / total
+    return out.astype(v.dtype), (q, k, v, bias, weights, total, out)
+
+
+def _backward(saved, grad):
+    """By hand, so that no product contracts the largest array over its first axis.
+
+    With P = weights / total: dV = P^T dO and dS = P (dO V^T - rowsum(dO O)); P^T dO is
+    computed as (dO^T P)^T, three times faster on CPU.
+    """
+    q, k, v, bias, weights, total, out = saved
+    dtype = v.dtype
+    grad = grad.astype(jnp.float32)
+    share = (grad / total).astype(dtype)
+    mean = jnp.sum(grad * out, axis=-1, keepdims=True) / total
+    ds = (weights * (_similarity(share, v) - mean)).astype(dtype)
+    dv = _product(share.swapaxes(-1, -2), weights.astype(dtype)).swapaxes(-1, -2)
+    dk = _product(q.swapaxes(-1, -2), ds).swapaxes(-1, -2)
+    dq = _product(ds, k)
+    return dq.astype(dtype), dk.astype(dtype), dv.astype(dtype), jnp.zeros_like(bias)
+
+
+_softmax_average.defvjp(_forward, _backward)
 
 
 def first_blocks(place: Place, block: int) -> Int[Array, "n"]:
@@ -135,17 +179,26 @@ def _slice(x: Array, start: Int[Array, ""], size: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
 
 
-def rotate(
-    x: Float[Array, "b n h d"], positions: Int[Array, "b n"], base: float
-) -> Float[Array, "b n h d"]:
-    """Rotary position embedding (Su et al. 2021), halves layout as in Llama.
+class Turns(NamedTuple):
+    """Cosine and sine of every rotary angle; worked out once for all layers."""
 
-    Feature i of the first half is turned with feature i of the second half by the angle
-    position * base^(-2 i / d).
-    """
-    half = x.shape[-1] // 2
+    cos: Float[Array, "b n half"]
+    sin: Float[Array, "b n half"]
+
+
+def turns(positions: Int[Array, "b n"], head_dim: int, base: float) -> Turns:
+    """The angles position * base^(-2 i / d), i < d / 2 (Su et al. 2021)."""
+    half = head_dim // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[..., None].astype(jnp.float32) * frequency[None, None]
-    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    return Turns(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotate(x: Float[Array, "b n h d"], by: Turns) -> Float[Array, "b n h d"]:
+    """Rotary position embedding, halves layout as in Llama.
+
+    Feature i of the first half is turned with feature i of the second half.
+    """
+    cos, sin = by.cos[:, :, None], by.sin[:, :, None]
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)

@@ -5,6 +5,8 @@ any depth); what is left over, and always the last layer, stands alone, because 
 layer needs its queries, output and MLP at the scored tokens only.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,8 +14,16 @@ from jaxtyping import Array, Float, Int
 
 from rm_jax.models import attention
 from rm_jax.models.arch import ArchConfig
-from rm_jax.models.attention import Place
+from rm_jax.models.attention import Place, Turns
 from rm_jax.types import PackedBatch
+
+
+class Layout(NamedTuple):
+    """What every layer needs to know of a batch besides its features."""
+
+    place: Place
+    first: Int[Array, "n"]  # attention.first_blocks
+    turns: Turns
 
 
 class RMSNorm(nn.Module):
@@ -57,25 +67,28 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        place: Place,
-        first: Int[Array, "n"],
+        layout: Layout,
         slots: Int[Array, "b s"] | None,
     ) -> Float[Array, "b n d"]:
         """Output at every token, or at `slots` only."""
         a = self.arch
         b, t, _ = x.shape
-        at = place if slots is None else place.take(slots)
-        asking = x if slots is None else take(x, slots)
+        place, at, asked, asking = layout.place, layout.place, layout.turns, x
+        if slots is not None:
+            at, asking = place.take(slots), take(x, slots)
+            asked = Turns(*(take(angle, slots) for angle in asked))
         heads = (-1, a.head_dim)
         q = self.q(asking).reshape(b, asking.shape[1], *heads)
         k = self.k(x).reshape(b, t, *heads)
         v = self.v(x).reshape(b, t, *heads)
-        q = attention.rotate(q, at.position, a.rope_base)
-        k = attention.rotate(k, place.position, a.rope_base)
+        q = attention.rotate(q, asked)
+        k = attention.rotate(k, layout.turns)
         causal = a.attention == "causal"
         whole = t % a.attention_block == 0 and t > a.attention_block
         if causal and slots is None and whole:
-            y = attention.blocked(q, k, v, place, first, self.window, a.attention_block)
+            y = attention.blocked(
+                q, k, v, place, layout.first, self.window, a.attention_block
+            )
         else:
             mask = attention.tree_mask(at, place, self.window, causal)
             y = attention.attend(q, k, v, mask)
@@ -112,13 +125,12 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        place: Place,
-        first: Int[Array, "n"],
+        layout: Layout,
         slots: Int[Array, "b s"] | None,
         train: bool,
     ) -> Float[Array, "b n d"]:
         """The block's output at every token, or at `slots` only."""
-        y = self.attn(self.norm1(x), place, first, slots)
+        y = self.attn(self.norm1(x), layout, slots)
         x = x if slots is None else take(x, slots)
         x = x + self.drop(y, deterministic=not train)
         return x + self.drop(self.mlp(self.norm2(x)), deterministic=not train)
@@ -156,21 +168,23 @@ class Trunk(nn.Module):
             jnp.arange(batch.tokens.shape[1])[None], batch.tokens.shape
         )
         place = Place(index, batch.positions, batch.segments, batch.branches)
-        first = attention.first_blocks(place, a.attention_block)
-        x = self._stacked(x, place, first, train)
+        layout = Layout(
+            place,
+            attention.first_blocks(place, a.attention_block),
+            attention.turns(batch.positions, a.head_dim, a.rope_base),
+        )
+        x = self._stacked(x, layout, train)
         for layer in range(a.groups * a.pattern, a.n_layers):
             slots = batch.slots if at_slots and layer == a.n_layers - 1 else None
-            x = self._alone(layer, x, place, first, slots, train)
+            x = self._alone(layer, x, layout, slots, train)
         return RMSNorm(a.norm_eps, name="final_norm")(x)
 
     def _call(self, block: Block, train: bool):
         """block(params, key, ...) as a plain function, rematerialised on request."""
 
-        def call(params, key, x, place, first, slots):
+        def call(params, key, x, layout, slots):
             rngs = {"dropout": key} if train and self.arch.dropout else None
-            return block.apply(
-                {"params": params}, x, place, first, slots, train, rngs=rngs
-            )
+            return block.apply({"params": params}, x, layout, slots, train, rngs=rngs)
 
         return jax.checkpoint(call) if self.arch.remat == "layer" else call
 
@@ -179,21 +193,21 @@ class Trunk(nn.Module):
             return self.make_rng("dropout")
         return jax.random.key(0)
 
-    def _init(self, block: Block, x, place, first, copies: int | None):
+    def _init(self, block: Block, x, layout, copies: int | None):
         def init(key):
-            return block.init(key, x, place, first, None, False)["params"]
+            return block.init(key, x, layout, None, False)["params"]
 
         if copies is None:
             return init
         return lambda key: jax.vmap(init)(jax.random.split(key, copies))
 
-    def _stacked(self, x, place, first, train):
+    def _stacked(self, x, layout, train):
         a = self.arch
         if not a.groups:
             return x
         blocks = [Block(a, a.window(j), parent=None) for j in range(a.pattern)]
         params = [
-            self.param(f"stack_{j}", self._init(block, x, place, first, a.groups))
+            self.param(f"stack_{j}", self._init(block, x, layout, a.groups))
             for j, block in enumerate(blocks)
         ]
         calls = [self._call(block, train) for block in blocks]
@@ -202,13 +216,13 @@ class Trunk(nn.Module):
         def group(x, inputs):
             params, keys = inputs
             for j, call in enumerate(calls):
-                x = call(params[j], keys[j], x, place, first, None)
+                x = call(params[j], keys[j], x, layout, None)
             return x, None
 
         return jax.lax.scan(group, x, (params, keys))[0]
 
-    def _alone(self, layer, x, place, first, slots, train):
+    def _alone(self, layer, x, layout, slots, train):
         block = Block(self.arch, self.arch.window(layer), parent=None)
-        params = self.param(f"layer_{layer}", self._init(block, x, place, first, None))
+        params = self.param(f"layer_{layer}", self._init(block, x, layout, None))
         call = self._call(block, train)
-        return call(params, self._key(train), x, place, first, slots)
+        return call(params, self._key(train), x, layout, slots)

@@ -76,6 +76,15 @@ def dense(q, k, v, place, window):
     return attention.attend(q, k, v, attention.tree_mask(place, place, window, True))
 
 
+def plain(q, k, v, place, window):
+    """Softmax attention as in a textbook, differentiated by jax."""
+    k, v = (jnp.repeat(x, HEADS // GROUPS, axis=2) for x in (k, v))
+    mask = attention.tree_mask(place, place, window, True)[:, None]
+    scores = jnp.einsum("bihd,bjhd->bhij", q, k) / np.sqrt(DIM)
+    weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1)
+    return jnp.einsum("bhij,bjhd->bihd", weights, v)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [0, 1, 4])
 def test_mask_is_its_definition(window, causal):
@@ -107,24 +116,48 @@ def test_attend_is_softmax_by_hand(window):
 
 @pytest.mark.parametrize("window", [0, 4])
 @pytest.mark.parametrize("t", [T, 48])
-def test_blocked_equals_dense_with_gradients(window, t):
+def test_blocked_and_dense_are_plain_with_gradients(window, t):
     rows = ROWS if t == T else ([(13, [5, 6]), (2, [20])], [(1, [2]), (30, [9])])
     p, (q, k, v) = make_place(rows, t), qkv(len(rows), t)
     pull = np.random.default_rng(1).standard_normal(q.shape).astype(np.float32)
 
     @jax.jit
-    def both(q, k, v):
-        fast = lambda *x: blocked(*x, p, window, BLOCK)
-        slow = lambda *x: dense(*x, p, window)
+    def every(q, k, v):
         out = []
-        for f in (fast, slow):
+        for f in (
+            lambda *x: blocked(*x, p, window, BLOCK),
+            lambda *x: dense(*x, p, window),
+            lambda *x: plain(*x, p, window),
+        ):
             y, back = jax.vjp(f, q, k, v)
             out.append((y, *back(jnp.asarray(pull))))
         return out
 
-    for a, b in zip(*both(q, k, v), strict=True):
-        assert np.abs(np.asarray(b)).max() > 0.1
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+    fast, slow, want = every(q, k, v)
+    for found in (fast, slow):
+        for a, b in zip(found, want, strict=True):
+            assert np.abs(np.asarray(b)).max() > 0.1
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+
+
+def test_gradients_in_bfloat16_are_close():
+    p = make_place(ROWS)
+    pull = np.random.default_rng(1).standard_normal((3, T, HEADS, DIM))
+
+    @jax.jit
+    def both(q, k, v):
+        out = []
+        for f, kind in ((dense, jnp.bfloat16), (plain, jnp.float32)):
+            y, back = jax.vjp(
+                lambda *x, f=f: f(*x, p, 0), *(x.astype(kind) for x in (q, k, v))
+            )
+            out.append((y, *back(jnp.asarray(pull, kind))))
+        return out
+
+    for a, b in zip(*both(*qkv()), strict=True):
+        assert a.dtype == jnp.bfloat16
+        # bfloat16 has 8 bits; a sum of many roundings stays within some of the largest.
+        assert np.abs(np.asarray(a, np.float32) - b).max() < 0.03 * np.abs(b).max()
 
 
 def test_first_blocks_by_hand():
@@ -171,26 +204,25 @@ def test_gradient_is_exactly_zero_where_the_mask_says_so(how, window):
     assert (dv[~np.tri(T, dtype=bool)] == 0).all() and (dv[sibling] == 0).all()
 
 
+def rotated(x, position, base=10000.0):
+    at = np.full((1, 1), position, np.int32)
+    return attention.rotate(x, attention.turns(at, x.shape[-1], base))
+
+
 def test_rotation_by_hand():
     x = np.array([3.0, 1.0, 4.0, 2.0], np.float32).reshape(1, 1, 1, 4)
-    got = attention.rotate(x, np.full((1, 1), 2, np.int32), base=100.0)
+    got = rotated(x, 2, base=100.0)
     # Pairs (3, 4) by 2 radians and (1, 2) by 2 * 100^(-1/2) = 0.2.
     c, s, d, u = np.cos(2), np.sin(2), np.cos(0.2), np.sin(0.2)
     want = [3 * c - 4 * s, 1 * d - 2 * u, 4 * c + 3 * s, 2 * d + 1 * u]
     np.testing.assert_allclose(np.ravel(got), want, rtol=1e-6)
-    still = attention.rotate(x, np.zeros((1, 1), np.int32), base=100.0)
-    np.testing.assert_array_equal(still, x)
+    np.testing.assert_array_equal(rotated(x, 0, base=100.0), x)
 
 
 def test_products_of_rotated_depend_on_distance_only():
     q, k, _ = qkv()
     q, k = q[:1, :1, :1], k[:1, :1, :1]
-
-    def product(i, j):
-        at = lambda n: np.full((1, 1), n, np.int32)
-        a = attention.rotate(q, at(i), 10000.0)
-        return float(jnp.sum(a * attention.rotate(k, at(j), 10000.0)))
-
+    product = lambda i, j: float(jnp.sum(rotated(q, i) * rotated(k, j)))
     assert product(5, 3) == pytest.approx(product(105, 103), abs=2e-5)
     assert product(5, 3) == pytest.approx(product(2, 0), abs=1e-5)
     assert abs(product(5, 3) - product(3, 5)) > 0.01
