@@ -69,6 +69,7 @@ def build(
     kept = None if workdir is None else store.join(workdir, "tokenizer")
     data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
+    check_best_metric(config.train, data.evals)
     loaders = {
         name: Loader(
             tokens,
@@ -164,3 +165,15 @@ def describe(config: Any, workdir: str, built: Built) -> None:
     }
     metas = {n: {**s.meta, "cache": s.directory.name} for n, s in sets.items()}
     store.write_json(at("run.json"), rundir.provenance(config, metas, more))
+
+
+def check_best_metric(train: Any, evals: Mapping[str, Any]) -> None:
+    """Raises ValueError where `best_metric` is no figure of an evaluation set."""
+    part, _, rest = train.best_metric.partition("/")
+    name, _, figure = rest.partition("/")
+    if train.keep_best and (part != "eval" or name not in evals or not figure):
+        raise ValueError(
+            f"config.train.best_metric = {train.best_metric!r}: want eval/SET/FIGURE, "
+            f"with SET one of {sorted(evals)} and FIGURE e.g. nll; or set "
+            "config.train.keep_best = 0"
+        )

@@ -216,6 +216,7 @@ def test_a_number_of_an_open_section_may_change_its_kind(base):
         ("batch.examples", "5.0", "want int like 64, got float"),
         ("batch.examples", "True", "want int like 64, got bool"),
         ("train.tensorboard", "1", "want bool like True, got int"),
+        ("optim.learning_rate", "True", "want float like 0.001, got bool"),
         ("model.windows", "8", r"want tuple like \(0,\), got int"),
         ("optim.learning_rate", "fast", "want float like 0.001, got str"),
         ("name", 7, "config.name = 7: want text like 'base'"),
@@ -383,9 +384,8 @@ def test_durations_are_whole_steps_rounded_up(text, steps):
 
 
 def test_a_duration_that_divides_is_not_rounded_up():
-    # 0.1 * 320 / 32 is 1.0000000000000002 as a float.
-    assert Duration(0.1, "epochs").steps(batch=32, examples=320) == 1
-    assert Duration(0.7, "epochs").steps(batch=1, examples=10) == 7
+    # 1.1 * 10 is 11.000000000000002 as a float.
+    assert Duration(1.1, "epochs").steps(batch=1, examples=10) == 11
 
 
 @pytest.mark.parametrize(
@@ -406,3 +406,9 @@ def test_flatten_keeps_empty_sections():
         "a.c": {},
         "d": (2,),
     }
+
+
+def test_another_schema_version_is_refused(base):
+    base.schema_version = 2
+    with pytest.raises(ConfigError, match="schema_version = 2: this rm_jax reads 1"):
+        validate(base)

@@ -228,7 +228,7 @@ def _time(run: runs.Run) -> list[Tile]:
     if not seconds:
         return []
     took = str(datetime.timedelta(seconds=round(seconds)))
-    speed = f"h:min:s; {np.median(rates):,.0f} examples/s" if rates else "h:min:s"
+    speed = f"h:min:s; {np.median(rates):,.0f} pairs/s" if rates else "h:min:s"
     return [Tile("Training time", Cell(took), speed)]
 
 

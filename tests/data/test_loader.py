@@ -82,6 +82,7 @@ def test_both_orders_of_a_pair_are_equally_likely(toy_set):
         # Binomial(500, 1/2) is within 5 standard deviations but once in 10^6.
         assert abs(first - 250) < 5 * (500 / 4) ** 0.5
         assert {order for order in found} == {(0, 1), (1, 0)}
+    assert orders[0] != orders[1]
     by_example = [
         {i.example: i.order for i in loader.items_at(epoch)} for epoch in (0, 1)
     ]

@@ -73,23 +73,51 @@ def test_every_response_is_placed_once_and_nothing_overflows(toy_set, shared):
 
 def test_prompts_are_shared_until_a_row_is_full(toy_set):
     data = toy_set([(30, [20, 10, 20, 4])])
-    (group,), _ = lay_out(data, items_of(data))
+    (segments,), _ = lay_out(data, items_of(data))
     # Longest first: 30 + 20 + 10 + 4 fill one row, the other 20 repeats the prompt.
-    assert group == [Segment(0, 30, (0, 1, 3), 64), Segment(0, 30, (2,), 50)]
+    assert segments == [Segment(0, 30, (0, 1, 3), 64), Segment(0, 30, (2,), 50)]
 
 
 def test_responses_with_other_truncation_get_a_segment_of_their_own(toy_set):
     data = toy_set([(40, [3, 11, 3])], max_length=20)
-    (group,), _ = lay_out(data, items_of(data))
-    assert group == [Segment(0, 9, (1,), 20), Segment(0, 17, (0, 2), 23)]
+    (segments,), _ = lay_out(data, items_of(data))
+    assert segments == [Segment(0, 9, (1,), 20), Segment(0, 17, (0, 2), 23)]
 
 
 def test_slots_limit_a_segment(toy_set):
     data = toy_set([(4, [1] * 9)])
-    (group,), (chunk,) = lay_out(data, items_of(data), pack.shapes((32,), 96, 8))
-    assert [len(s.columns) for s in group] == [4, 4, 1]
+    (segments,), (chunk,) = lay_out(data, items_of(data), pack.shapes((32,), 96, 8))
+    assert [len(s.columns) for s in segments] == [4, 4, 1]
     # A row has tokens for three of them, but slots for one of four.
     assert [[len(s.columns) for s in row] for row in chunk.rows] == [[4], [4], [1]]
+
+
+def group(item, *lengths):
+    return [Segment(item, 1, (i,), n) for i, n in enumerate(lengths)]
+
+
+def contents(chunks):
+    return [[[s.length for s in row] for row in chunk.rows] for chunk in chunks]
+
+
+def test_a_segment_goes_where_least_is_left_over():
+    groups = [group(i, n) for i, n in enumerate([6, 5, 4, 3, 2])]
+    found = pack.layout(groups, [Shape(2, 10, 9)])
+    assert contents(found) == [[[6, 4], [5, 3, 2]]]
+
+
+def test_an_example_that_does_not_fit_whole_leaves_no_trace():
+    groups = [group(0, 9, 9), group(1, 6, 6), group(2, 10)]
+    first, second = pack.layout(groups, [Shape(3, 10, 9)])
+    assert contents([first]) == [[[9], [9], [10]]] and first.items == (0, 2)
+    assert contents([second]) == [[[6], [6], []]] and second.items == (1,)
+
+
+def test_a_chunk_takes_the_shape_that_it_fills_best():
+    wide, tall = Shape(1, 16, 9), Shape(2, 8, 9)
+    for n, want in (([6, 6, 4], wide), ([8, 8], tall), ([9, 7], wide)):
+        (chunk,) = pack.layout([group(i, x) for i, x in enumerate(n)], [tall, wide])
+        assert chunk.shape == want and chunk.tokens == 16
 
 
 def test_what_shares_a_segment_does_not_depend_on_the_order(toy_set):

@@ -78,8 +78,10 @@ class Decoder:
             x = x + (gate * (y @ m["up"]["kernel"])) @ m["down"]["kernel"]
         return self.norm(x, self.p["final_norm"]["scale"])
 
-    def score(self, tokens):
-        return self.hidden(tokens)[-1] @ self.p["head"]
+    def score(self, prompt, response):
+        own = self.hidden(np.concatenate([prompt, response]))[len(prompt) :]
+        pooled = {"last": own[-1], "mean": own.mean(0), "sum": own.sum(0)}
+        return pooled[self.arch.pooling] @ self.p["head"]
 
     def logp(self, prompt, response):
         tokens = np.concatenate([prompt, response])
@@ -152,7 +154,11 @@ def test_parameter_names_and_shapes():
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("fields", [{}, {"n_layers": 3, "windows": (3, 0)}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"n_layers": 3, "windows": (3, 0)}, {"pooling": "mean"}, {"pooling": "sum"}],
+    ids=str,
+)
 def test_scores_of_the_textbook(toy_set, fresh_params, fields):
     arch = change(**fields)
     params, data = fresh_params(arch), toy_set(EXAMPLES)
@@ -161,8 +167,8 @@ def test_scores_of_the_textbook(toy_set, fresh_params, fields):
     decoder = Decoder(arch, params)
     for row, i in enumerate(labels.ids[:3]):
         for k in range(data.count(i)):
-            tokens = np.concatenate([data.branch(i, 0), data.branch(i, k + 1)])
-            assert_close(got[row, k], decoder.score(tokens))
+            want = decoder.score(data.branch(i, 0), data.branch(i, k + 1))
+            assert_close(got[row, k], want)
     assert (got[labels.present == 0] == 0).all()
 
 
@@ -315,6 +321,24 @@ def test_a_zero_head_starts_at_ln_2(toy_set, fresh_params):
     compared = (labels.present.sum(1) > 1).nonzero()[0]
     assert len(compared) == 2
     np.testing.assert_array_equal(loss[compared], np.float32(math.log(2)))
+
+
+def test_fresh_parameters_have_the_variance_that_keeps_signals_level():
+    arch = change(d_model=64, head_dim=16, n_kv_heads=4, d_ff=96, n_layers=3)
+    params = jax.jit(functions(arch)[0])(jax.random.key(0))
+    residual = 1 / (2 * 3)  # two outputs a layer are added to the stream
+    want = {"q": 1 / 64, "k": 1 / 64, "v": 1 / 64, "o": residual / 64}
+    want |= {"gate": 1 / 64, "up": 1 / 64, "down": residual / 96}
+    for group in ("stack_0", "layer_2"):
+        found = params[group]["attn"] | params[group]["mlp"]
+        for name, variance in want.items():
+            kernel = np.asarray(found[name]["kernel"])
+            assert kernel.var() / variance == pytest.approx(1, abs=0.1), name
+        assert not np.array_equal(*np.asarray(params["stack_0"]["attn"]["q"]["kernel"]))
+        for norm in ("norm1", "norm2"):
+            assert (np.asarray(params[group][norm]["scale"]) == 1).all()
+    embedding = np.asarray(params["embed"]["embedding"])
+    assert embedding.var() * 64 == pytest.approx(1, abs=0.1)
 
 
 def test_a_normal_head_has_variance_one_by_d_plus_one():

@@ -366,7 +366,7 @@ def test_training_time_counts_every_start():
     timing = tuple({"step": i, "seconds": 40.0, "pairs_per_s": i} for i in (1, 2, 9))
     run = runs.Run("", {}, {}, {}, {}, (), timing, (), {}, None, ())
     (tile,) = tables.tiles(run, {})
-    assert tile.cell.value == "0:02:00" and "2 examples/s" in tile.against
+    assert tile.cell.value == "0:02:00" and "2 pairs/s" in tile.against
 
 
 def test_alarms_of_a_kind_are_told_once(run):
