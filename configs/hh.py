@@ -1,6 +1,6 @@
 """Bradley-Terry on Anthropic HH-RLHF (Bai et al. 2022), human comparisons of dialogues.
 
-    rm-jax train --config configs/hh.py:8b --workdir gs://BUCKET/hh      (hub data)
+    rm-jax train --config configs/hh.py:8b --workdir runs/hh-8b            (hub data)
     rm-jax train --config configs/hh.py:tiny --workdir runs/hh \\
         --config.data.train=hh:helpful-base.test.jsonl.gz                 (a file)
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from rm_jax import losses as losses_module
 from rm_jax import models, rundir, sharding, store
-from rm_jax.config import parse_duration
+from rm_jax.config import ConfigError, parse_duration
 from rm_jax.data import datasets, pack
-from rm_jax.data.contract import Encoder
+from rm_jax.data.contract import Contract, Encoder
 from rm_jax.data.loader import Loader
 from rm_jax.data.tokenizers import save_tokenizer
 from rm_jax.evals.score import ScoreFn
@@ -69,7 +69,6 @@ def build(
     kept = None if workdir is None else store.join(workdir, "tokenizer")
     data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
-    check_best_metric(config.train, data.evals)
     loaders = {
         name: Loader(
             tokens,
@@ -167,13 +166,44 @@ def describe(config: Any, workdir: str, built: Built) -> None:
     store.write_json(at("run.json"), rundir.provenance(config, metas, more))
 
 
-def check_best_metric(train: Any, evals: Mapping[str, Any]) -> None:
-    """Raises ValueError where `best_metric` is no figure of an evaluation set."""
-    part, _, rest = train.best_metric.partition("/")
-    name, _, figure = rest.partition("/")
-    if train.keep_best and (part != "eval" or name not in evals or not figure):
-        raise ValueError(
-            f"config.train.best_metric = {train.best_metric!r}: want eval/SET/FIGURE, "
-            f"with SET one of {sorted(evals)} and FIGURE e.g. nll; or set "
-            "config.train.keep_best = 0"
+def check_same(workdir: str, built: Built) -> None:
+    """Refuses to continue a run whose data or contract are no longer what they were.
+
+    Raises:
+      ConfigError: naming the set or the contract; nothing was written.
+    """
+    path = store.join(workdir, "run.json")
+    if not store.exists(path):  # killed before it was written: nothing was trained
+        return
+    old = store.read_json(path)["data"]
+    sets = {"train": built.data.train, **built.data.evals}
+    changed = [n for n, s in sets.items() if old[n]["cache"] != s.directory.name]
+    if changed:
+        raise ConfigError(
+            f"{workdir} was made with other content of {changed}, or another contract "
+            "(a file, a hub revision or a template has changed): choose another "
+            "--workdir, or bring the old data back"
+        )
+
+
+def check_model(where: str, meta: Mapping[str, Any], built: Built) -> None:
+    """Refuses parameters of another architecture or of another tokenizer.
+
+    Raises:
+      ConfigError: naming the fields that differ.
+    """
+    own, other = built.arch.to_json(), meta["arch"]
+    fresh = ("dropout", "remat", "dtype", "head_init", "attention_block")
+    changed = [
+        f"{k}: {other.get(k)!r} -> {own[k]!r}"
+        for k in own
+        if own[k] != other.get(k) and k not in fresh
+    ]
+    contract = Contract.from_json(meta["contract"])
+    if contract.tokenizer_sha != built.data.contract.tokenizer_sha:
+        changed.append("another tokenizer")
+    if changed:
+        raise ConfigError(
+            f"{where} holds another model: {'; '.join(changed)}: use its config, or "
+            "start from scratch"
         )

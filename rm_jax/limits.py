@@ -217,10 +217,11 @@ def _check_evals(v: Mapping[str, Any]) -> None:
     for name, spec in evals.items():
         if not isinstance(spec, str):
             raise ConfigError(f"config.data.eval.{name} = {spec!r}: want a SPEC")
-    metric = v["train.best_metric"]
-    ours = [f"eval/{name}/" for name in sorted(evals)]
-    if v["train.keep_best"] and ours and not metric.startswith(tuple(ours)):
+    part, _, rest = v["train.best_metric"].partition("/")
+    name, _, figure = rest.partition("/")
+    if v["train.keep_best"] and (part != "eval" or name not in evals or not figure):
         raise ConfigError(
-            f"config.train.best_metric = {metric!r} is of no evaluation set; want one "
-            f"that begins with one of {ours}, or config.train.keep_best = 0"
+            f"config.train.best_metric = {v['train.best_metric']!r}: want "
+            f"eval/SET/FIGURE, with SET one of {sorted(evals)} and FIGURE e.g. nll; or "
+            "set config.train.keep_best = 0"
         )

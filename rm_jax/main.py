@@ -40,10 +40,12 @@ def entry() -> None:
         code = 130
     except BrokenPipeError:
         code = 141
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except Exception as error:
         if os.environ.get("RM_JAX_TRACEBACK"):
             raise
         text = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, ValueError | OSError | RuntimeError | ImportError):
+            text = f"{type(error).__name__}: {text} (RM_JAX_TRACEBACK=1 shows where)"
         print(f"rm-jax: {text}", file=sys.stderr)
         code = 1
     sys.stdout.flush()

@@ -40,7 +40,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
         raise ValueError(f"{asked}: sizes are 1 or more, and one of them may be -1")
     fixed = math.prod(n for n in shape if n != -1)
     some = "a multiple of " if -1 in shape else ""
-    if -1 in shape and len(devices) % fixed == 0:
+    if -1 in shape:
         shape[shape.index(-1)] = len(devices) // fixed
     if math.prod(shape) != len(devices):
         raise ValueError(

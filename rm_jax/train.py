@@ -6,6 +6,7 @@ metrics = rm_jax.train(rm_jax.config.load("rm_jax:quickstart"), "runs/quickstart
 import collections
 import contextlib
 import importlib.util
+import math
 import signal
 import sys
 import threading
@@ -19,12 +20,20 @@ import numpy as np
 
 from rm_jax import losses as losses_module
 from rm_jax import rundir, store
-from rm_jax.build import Built, build, describe, put_chunk, score_fn
+from rm_jax.build import (
+    Built,
+    build,
+    check_model,
+    check_same,
+    describe,
+    put_chunk,
+    score_fn,
+)
 from rm_jax.checkpoint import Checkpoints, CheckpointWriter
-from rm_jax.config import parse_duration, validate
+from rm_jax.config import ConfigError, parse_duration, validate
 from rm_jax.data.contract import Encoder
 from rm_jax.data.loader import StepBatch
-from rm_jax.evals import alarms, evaluate
+from rm_jax.evals import alarms, evaluate, pairs
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
 from rm_jax.progress import Progress
@@ -99,16 +108,24 @@ def train(
     first = jax.process_index() == 0
     say = lambda line: print(line, file=stream, flush=True) if first else None
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_signals())
         built = build(config, workdir, losses, regularizers, say)
+        stop = stack.enter_context(_signals())  # until here Ctrl-C just ends it
+        if continued:
+            check_same(workdir, built)
         if first:
             describe(config, workdir, built)
         checkpoints = stack.enter_context(_checkpoints(config, workdir))
         events: list[dict[str, Any]] = []
         start = where_to_start(config, built, checkpoints, events.append)
+        if start.step > built.total:
+            raise ConfigError(
+                f"the run has {start.step} steps already, config.train.duration = "
+                f"{config.train.duration!r} is {built.total}: make it longer"
+            )
         writer = RunWriter(
             workdir,
             step=start.step if continued else -1,
+            evaluated=start.evaluated,
             tensorboard=config.train.tensorboard,
             active=first,
         )
@@ -123,7 +140,8 @@ def train(
             writer.write_event(start.step, event.pop("event"), **event)
         state, step = loop(config, built, start, out)
         if step < built.total or stop:
-            progress.say(f"{stop[0]}: saved step {step}; the same command continues")
+            where = f"saved step {step}" if step else "nothing to save yet"
+            progress.say(f"{stop[0]}: {where}; the same command continues")
             return None
         return finish(config, workdir, built, state, out)
 
@@ -143,12 +161,15 @@ def where_to_start(
     for place in (checkpoints, resume):
         if place and (place is resume or place.steps()):
             state, meta, step = place.restore(built.shapes, on_event=on_event)
+            check_model(place.directory, meta, built)
             window = {k: [float(total), n] for k, (total, n) in meta["log"].items()}
             return Start(state, step, meta["evaluated"], window)
     state = create(built.new, built.shardings)
     if config.model.init != "scratch":
         other = Checkpoints(_checkpoint_dir(config.model.init))
-        params = other.restore_part("params", built.shapes.params, on_event=on_event)[0]
+        shapes = built.shapes.params
+        params, meta, _ = other.restore_part("params", shapes, on_event=on_event)
+        check_model(other.directory, meta, built)
         ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
         state = state.replace(params=params, ema=ema)
     return Start(state, 0, True, {})
@@ -179,18 +200,21 @@ def loop(
             log.flush()
         # 1. Evaluate, before anything moves on: it sees the state of exactly this step.
         metrics: dict[str, float] = {}
+        paused = time.monotonic()
         if due_eval and not out.stop:
             with contextlib.suppress(Stopped):
                 metrics = _evaluate(config, built, state, step, out)
                 evaluated = True
         # 2. Save, after the evaluation whose figures decide which checkpoint is best.
-        if due_save or (out.stop and not saved):
+        stopping = bool(out.stop)  # once: a signal may come between save and break
+        if due_save or (stopping and not saved):
             log.flush()  # again: a signal may have come since
             out.writer.flush()
             meta = _meta(built, evaluated or not due_eval, log.window)
             out.checkpoints.save(step, state, meta, metrics)
-        if last or out.stop:
+        if last or stopping:
             break
+        log.clock += time.monotonic() - paused  # rates are those of steps
         # 3. Batch, after the save: what was saved never depends on a batch not used.
         batch = next(batches)
         # 4. Dispatch; this returns while the devices still compute.
@@ -275,8 +299,10 @@ class _Log:
 
 
 def _refuse(config: Any, step: int, values: Mapping[str, float]) -> None:
-    """Stops a run whose loss is not finite, by policy; the state is still sound."""
-    limit = 1 if config.train.on_nonfinite == "stop" else config.train.max_skips
+    """Stops a run whose loss is not finite, by policy; its checkpoints are sound."""
+    finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+    stop_now = config.train.on_nonfinite == "stop" and not finite
+    limit = 1 if stop_now else config.train.max_skips
     if values["skips_in_row"] >= limit:
         raise TrainingError(
             f"step {step}: the loss is {values['loss']}, its gradient norm "
@@ -312,6 +338,8 @@ def _evaluate(
         figures |= {f"eval/{name}/{k}": v for k, v in values.items()}
         scores = table.scores[~np.isnan(table.scores)]
         out.writer.add_histogram(step, f"eval/{name}/scores", scores)
+        margins = pairs(table).delta
+        out.writer.add_histogram(step, f"eval/{name}/margins", margins)
         for text in alarms(
             table,
             progress=step / built.total,
@@ -320,7 +348,8 @@ def _evaluate(
         ):
             out.writer.alarm(step, name, text)
             out.progress.say(f"ALARM {name}: {text}")
-        shown = [f"{k} {values[k]:.3f}" for k in ("accuracy", "nll") if k in values]
+        keys = ("accuracy", "length_baseline", "nll")
+        shown = [f"{k} {values[k]:.3f}" for k in keys if k in values]
         out.progress.say(f"step {step} {name}: {', '.join(shown)}")
     if figures:
         out.writer.write_metrics(step, figures)
@@ -360,6 +389,7 @@ def finish(
                     dict(config.data.world.items()),
                     workdir,
                     config.eval_seed,
+                    too_good=config.train.too_good,
                     probes=not done["sets"],  # they are of the model, not of the set
                 )
         store.write_json(path, to_json(done))

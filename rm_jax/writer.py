@@ -62,6 +62,7 @@ class RunWriter:
         later steps and a half-written last line are removed; the other files are kept.
       tensorboard: also write workdir/tensorboard; needs the extra `report`.
       active: False on every process but the first: nothing is written.
+      evaluated: False where the evaluation of `step` will be written again.
 
     Raises:
       ValueError: metrics.jsonl holds a line that is not one of ours.
@@ -69,11 +70,17 @@ class RunWriter:
     """
 
     def __init__(
-        self, workdir: str, *, step: int, tensorboard: bool, active: bool = True
+        self,
+        workdir: str,
+        *,
+        step: int,
+        tensorboard: bool,
+        active: bool = True,
+        evaluated: bool = True,
     ):
         self._sinks: tuple[_Sink, ...] = ()
         if active:
-            self._sinks += (_Files(workdir, step),)
+            self._sinks += (_Files(workdir, step, evaluated),)
         if active and tensorboard:
             self._sinks += (_TensorBoard(workdir, step),)
 
@@ -153,13 +160,13 @@ class _Sink:
 class _Files(_Sink):
     """The three .jsonl files; every line is on disk when the call returns."""
 
-    def __init__(self, workdir: str, step: int):
+    def __init__(self, workdir: str, step: int, evaluated: bool):
         store.makedirs(workdir)
         self._path = {
             name: store.join(workdir, name) for name in (METRICS, TIMING, EVENTS)
         }
         for name, path in self._path.items():
-            _repair(path, step if name == METRICS else math.inf)
+            _repair(path, step if name == METRICS else math.inf, evaluated)
         self._last = step
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -235,14 +242,18 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return out
 
 
-def _repair(path: str, step: float) -> None:
-    """Cuts the file after the lines of steps up to `step`; a torn last one goes too."""
+def _repair(path: str, step: float, evaluated: bool) -> None:
+    """Cuts the file after the lines of steps up to `step`; a torn last one goes too.
+
+    Where the evaluation of `step` is still to come, a line of it goes as well.
+    """
     if not store.exists(path):
         return
     text = store.read_text(path)
     end = 0
     for line in text[: text.rfind("\n") + 1].splitlines(keepends=True):
-        if _step(path, line) > step:
+        at = _step(path, line)
+        if at > step or (at == step and not evaluated and '"eval/' in line):
             break
         end += len(line)
     if end < len(text):

@@ -318,8 +318,17 @@ def test_our_configs_are_valid(name):
         ({"data.eval.mine": "5"}, "config.data.eval.mine = 5: want a SPEC"),
         (
             {"train.best_metric": "valid/nll"},
-            r"best_metric = 'valid/nll' is of no .*\['eval/test/', 'eval/valid/'\]",
+            r"best_metric = 'valid/nll': want eval/SET/FIGURE, .*\['test', 'valid'\]",
         ),
+        (
+            {"train.best_metric": "eval/valid"},
+            "best_metric = 'eval/valid': want eval/S",
+        ),
+        (
+            {"train.best_metric": "eval/vaild/nll"},
+            "best_metric = 'eval/vaild/nll': want",
+        ),
+        ({"data.eval": "{}"}, r"'eval/valid/nll': .* one of \[\] .* keep_best = 0"),
     ],
     ids=str,
 )
@@ -333,7 +342,7 @@ def test_validate_names_key_value_and_limit(base, changes, message):
 @pytest.mark.parametrize(
     ("changes"),
     [
-        {"data.eval": "{}"},  # then nothing can be best
+        {"data.eval": "{}", "train.keep_best": "0"},
         {"train.best_metric": "x", "train.keep_best": "0"},
         {"model.attention": "full", "batch.layout": "padded"},
         {"optim.warmup": "0 steps"},
@@ -384,8 +393,8 @@ def test_durations_are_whole_steps_rounded_up(text, steps):
 
 
 def test_a_duration_that_divides_is_not_rounded_up():
-    # 1.1 * 10 is 11.000000000000002 as a float.
-    assert Duration(1.1, "epochs").steps(batch=1, examples=10) == 11
+    # 0.07 * 100 is 7.000000000000001 as a float.
+    assert Duration(0.07, "epochs").steps(batch=1, examples=100) == 7
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ TINY = {
     "train.tensorboard": False,
     "train.report": False,
 }
+NO_EVAL = {"data__eval": "{}", "train__keep_best": 0}
 ROW = {"prompt": "Two and two?", "responses": ["Four.", "Five."], "ranks": [0, 1]}
 
 
@@ -145,7 +146,7 @@ BAD_CONFIG = {
     ),
     "metric of no set": (
         {"train__best_metric": "eval/vaild/nll"},
-        ("'eval/vaild/nll'", "eval/valid/"),
+        ("'eval/vaild/nll'", "['test', 'valid']", "keep_best = 0"),
     ),
     "tokenizer": ({"contract__tokenizer": "wrod"}, ("wrod",)),
     "arch": ({"model__arch": "encoder"}, ("'encoder'", "known", "decoder")),
@@ -184,7 +185,7 @@ def test_a_bad_row_is_named_with_its_number(case, rm_jax, tmp_path, tokens):
     bad, parts = BAD_ROWS[case]
     path = rows(tmp_path / "mine.jsonl", ROW, ROW | {"prompt": "And?"}, bad)
     arguments = train(
-        tmp_path / "run", tokens, data__train=f"jsonl:{path}", data__eval="{}",
+        tmp_path / "run", tokens, data__train=f"jsonl:{path}", **NO_EVAL,
         contract__tokenizer="byte",
     )  # fmt: skip
     code, _, err = rm_jax(*arguments)
@@ -220,7 +221,7 @@ def test_an_empty_side_is_named(lines, spec, parts, rm_jax, tmp_path, tokens):
 def test_nothing_left_after_the_audit_is_named(rm_jax, tmp_path, tokens):
     path = rows(tmp_path / "mine.jsonl", *[ROW | {"responses": ["Same.", "Same."]}] * 3)
     arguments = train(
-        tmp_path / "run", tokens, data__train=f"jsonl:{path}", data__eval="{}",
+        tmp_path / "run", tokens, data__train=f"jsonl:{path}", **NO_EVAL,
         contract__tokenizer="byte",
     )  # fmt: skip
     code, _, err = rm_jax(*arguments)
@@ -238,7 +239,7 @@ def tokens(tmp_path_factory):
 def run(tmp_path_factory, tokens):
     """A finished run; its training was stopped once on the way."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    real, arguments = train_module.run_step, train(workdir, tokens, data__eval="{}")
+    real, arguments = train_module.run_step, train(workdir, tokens, **NO_EVAL)
 
     def stopped(*given):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -259,7 +260,7 @@ def run(tmp_path_factory, tokens):
 
 def test_another_config_in_a_workdir_is_refused(run, rm_jax, tokens):
     before = files(run)
-    arguments = train(run, tokens, data__eval="{}", batch__examples=4)
+    arguments = train(run, tokens, **NO_EVAL, batch__examples=4)
     code, _, err = rm_jax(*arguments)
     assert_one_line(
         code, err, str(run), "batch.examples: 8 -> 4", "choose another --workdir"
@@ -313,7 +314,7 @@ def test_a_damaged_run_is_not_started_over(damaged, rm_jax, tokens, monkeypatch)
     )
     checkpoints, metrics = files(damaged / "checkpoints"), damaged / "metrics.jsonl"
     before = metrics.read_bytes()
-    code, _, err = rm_jax(*train(damaged, tokens, data__eval="{}"))
+    code, _, err = rm_jax(*train(damaged, tokens, **NO_EVAL))
     assert_one_line(code, err, "every checkpoint is damaged")
     assert files(damaged / "checkpoints") == checkpoints
     assert metrics.read_bytes() == before

@@ -52,6 +52,7 @@ TINY = {
     "train.tensorboard": False,
     "train.report": False,
 }
+NO_EVAL = {"data__eval": "{}", "train__keep_best": 0}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_a_run_leaves_what_it_should(straight):
         (line["step"], next(k for k in line if k != "step").split("/")[0])
         for line in lines(straight)
     ]
-    assert steps == [(3, "train"), (4, "eval"), (6, "train"), (8, "eval")]
+    assert steps == [(3, "train"), (4, "eval"), (6, "train"), (8, "train"), (8, "eval")]
     assert Checkpoints(f"{straight}/checkpoints").steps() == [2, 4, 6, 8]
     assert json.loads((straight / "run.json").read_text())["steps"] == 8
 
@@ -181,7 +182,7 @@ def test_stopped_and_continued_is_undisturbed(straight, make, tmp_path, stop_aft
     for n, at in ((1, 1), (4, 5)):
         stop_after(n)
         done, said = train(make(), workdir)
-        assert done is None and f"SIGTERM: saved step {at}; the same" in said
+        assert done is None and f"SIGTERM: stopped at step {at}; the same" in said
         stop_after(10**9)
     assert signal.getsignal(signal.SIGTERM) == before
     _, said = train(make(), workdir)
@@ -198,7 +199,7 @@ def test_stopped_in_an_evaluation_and_continued(straight, make, tmp_path, monkey
 
     monkeypatch.setattr(train_module, "score_table", signalled)
     done, said = train(make(), tmp_path / "run")
-    assert done is None and "saved step 4" in said
+    assert done is None and "stopped at step 4" in said
     assert [line["step"] for line in lines(tmp_path / "run")] == [3]
     monkeypatch.setattr(train_module, "score_table", real)
     train(make(), tmp_path / "run")
@@ -311,7 +312,7 @@ def test_a_loss_that_is_nan_stops_at_its_step(make, tmp_path):
 
 
 def test_a_skipped_step_survives_a_restart(make, tmp_path, stop_after):
-    config = make(data__eval="{}")
+    config = make(**NO_EVAL)
     known = LOSSES | {"broken": broken_at(example_of_step(config, tmp_path, 3))}
     config.loss.name = "broken"
     for name in ("straight", "stopped"):
@@ -366,6 +367,8 @@ def test_resume_in_another_folder_goes_on(straight, make, tmp_path):
     config = make(train__resume=str(straight), train__duration="9 steps")
     _, said = train(config, tmp_path / "run")
     assert Checkpoints(f"{tmp_path}/run/checkpoints").steps() == [9]
+    _, start, _ = begin(config, tmp_path / "run")
+    assert start.step == 9  # its own, now that it has one
     assert [line["step"] for line in lines(tmp_path / "run")] == [9, 9]
 
 
@@ -388,7 +391,7 @@ def test_a_damaged_checkpoint_falls_back_loudly(straight, make, tmp_path):
 
 def test_eight_devices_then_one(make, tmp_path, stop_after):
     config = make(
-        data__eval="{}", optim__name="sgd", train__ema=0, model__dropout=0,
+        **NO_EVAL, optim__name="sgd", train__ema=0, model__dropout=0,
         train__duration="6 steps",
     )  # fmt: skip
     train(config, tmp_path / "one")

@@ -35,6 +35,7 @@ def evaluate_set(
     out: str,
     seed: int,
     temperature: float = 1.0,
+    too_good: float = 0.97,
     probes: bool = True,
 ) -> dict[str, Any]:
     """Evaluates one set and writes predictions/NAME.parquet.
@@ -49,6 +50,7 @@ def evaluate_set(
       out: directory that predictions/ goes to.
       seed: of the bootstrap.
       temperature: of the contract.
+      too_good: accuracy on human labels that is suspicious.
       probes: whether a world's bias probes are scored too.
 
     Returns:
@@ -75,7 +77,13 @@ def evaluate_set(
     reverse = reversed_scores(score_fn, loader, SWAPPED)
     values["swap"] = swap_check(table.scores[: len(reverse)], reverse)
     of_world = parse_spec(spec).format == "world"
-    values["alarms"] = alarms(table, human=not of_world)
+    values["alarms"] = alarms(table, human=not of_world, too_good=too_good)
+    flipped = values["swap"]["flipped_share"]
+    if flipped > 0.01:  # fewer are ties up to rounding
+        values["alarms"].append(
+            f"swap: {flipped:.1%} of the pairs change order when the responses are "
+            "given in reverse: a score depends on its neighbours"
+        )
     if of_world:
         split = parse_spec(spec).split
         if split:
@@ -137,6 +145,11 @@ def summary_lines(evals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
         if "best_of_k" in v:
             rest.append(f"best of K {_with_interval(v, 'best_of_k')}")
         yield f"  {', '.join(rest)}"
+        yield (
+            f"  responses given in reverse: scores change by at most "
+            f"{v['swap']['max_difference']:.1e}, {v['swap']['flipped_share']:.1%} of "
+            "the pairs change order"
+        )
         for kind, probe in v.get("probes", {}).items():
             yield (
                 f"  {kind} bias: measured {_with_interval(probe, 'model_bias')}, "

@@ -32,13 +32,14 @@ def tree_mask(
 ) -> Bool[Array, "b q k"]:
     """True where a query token sees a key token.
 
-    Same segment, key in the prompt or in the query's own branch, and, if `causal`, not
-    after it; with a window W, fewer than W positions before it.
+    Same segment and, if `causal`, key in the prompt or in the query's own branch and
+    not after it; with a window W, fewer than W positions before it.
     """
     q = Place(*(x[:, :, None] for x in query))
     k = Place(*(x[:, None, :] for x in key))
-    seen = (q.segment == k.segment) & ((k.branch == 0) | (k.branch == q.branch))
+    seen = q.segment == k.segment
     if causal:
+        seen &= (k.branch == 0) | (k.branch == q.branch)
         seen &= k.index <= q.index
     if window:
         seen &= q.position - k.position < window

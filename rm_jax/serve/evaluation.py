@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 
 from rm_jax import rundir, store
-from rm_jax.data import datasets, sources
+from rm_jax.data import datasets
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.serve.scorer import load
 from rm_jax.writer import to_json
@@ -40,7 +40,6 @@ def evaluate_run(
     tokens = datasets.token_set(
         name, source, data, model.contract, model.tokenizer, say
     )
-    sources.parse_spec(spec)
     values = evaluate_set(
         name,
         spec,

@@ -101,17 +101,20 @@ def _row(model, packed: PackedBatch, b: int) -> Iterator[str]:
         if e >= 0:
             token = model.encoder().decode([packed.tokens[b, slot]])
             yield f"    scored: token {slot} {token!r} -> example {e}, response {k}"
-    yield from (f"    {line}" for line in picture(packed, b))
+    for window in sorted(set(model.arch.windows)):
+        yield f"    mask, window {window or 'unlimited'}:"
+        causal = model.arch.attention == "causal"
+        yield from (f"    {line}" for line in picture(packed, b, window, causal))
 
 
-def picture(packed: PackedBatch, b: int) -> list[str]:
+def picture(packed: PackedBatch, b: int, window: int, causal: bool) -> list[str]:
     """The attention mask of a row as text, '#' where anything is seen."""
     index = np.arange(packed.tokens.shape[1])[None]
     place = Place(
         index, packed.positions[b : b + 1], packed.segments[b : b + 1],
         packed.branches[b : b + 1],
     )  # fmt: skip
-    mask = np.asarray(tree_mask(place, place, 0, True))[0]
+    mask = np.asarray(tree_mask(place, place, window, causal))[0]
     mask &= (packed.segments[b] > 0)[:, None]
     n = -(-len(mask) // WIDTH)
     size = -(-len(mask) // n)

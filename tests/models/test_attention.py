@@ -42,7 +42,7 @@ def sees(p, b, i, j, window, causal):
     return (
         (not causal or j <= i)
         and p.segment[b, i] == p.segment[b, j]
-        and p.branch[b, j] in (0, p.branch[b, i])
+        and (not causal or p.branch[b, j] in (0, p.branch[b, i]))
         and (not window or gap < window)
         and (not window or causal or -gap < window)
     )
