@@ -8,6 +8,7 @@ Duration(amount=3.0, unit='epochs')
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -215,6 +216,11 @@ def _check_lengths(v: Mapping[str, Any]) -> None:
 def _check_evals(v: Mapping[str, Any]) -> None:
     evals = {k.split(".")[2]: s for k, s in v.items() if k.startswith("data.eval.")}
     for name, spec in evals.items():
+        if not re.fullmatch(r"\w[\w-]*", name):
+            raise ConfigError(
+                f"config.data.eval has a set called {name!r}: it names files, so use "
+                "letters, digits, _ and - only"
+            )
         if not isinstance(spec, str):
             raise ConfigError(f"config.data.eval.{name} = {spec!r}: want a SPEC")
     part, _, rest = v["train.best_metric"].partition("/")

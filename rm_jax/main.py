@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -115,14 +116,16 @@ def _score(arguments: list[str]) -> None:
 
     source = open_source(f"jsonl:{args.input}")
     model = load(args.checkpoint, args.step)
-    scratch = f"{args.output}.tmp"
-    with open(scratch, "w", encoding="utf-8") as f:
-        for block in _blocks(source.records(), 1024):
-            scores = model.score_records(block)
-            for record, row in zip(block, scores, strict=True):
-                values = [float(s) for s in row[: len(record.responses)]]
-                f.write(json.dumps({"id": record.id, "scores": values}) + "\n")
-    os.replace(scratch, args.output)
+    folder = os.path.dirname(os.path.abspath(args.output))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        path = os.path.join(scratch, "scores")
+        with open(path, "w", encoding="utf-8") as f:
+            for block in _blocks(source.records(), 1024):
+                scores = model.score_records(block)
+                for record, row in zip(block, scores, strict=True):
+                    values = [float(s) for s in row[: len(record.responses)]]
+                    f.write(json.dumps({"id": record.id, "scores": values}) + "\n")
+        os.replace(path, args.output)
 
 
 def _inspect(arguments: list[str]) -> None:
@@ -147,6 +150,8 @@ def _prepare(arguments: list[str]) -> None:
     from rm_jax.data.sources import prepare
 
     splits = [s for s in args.splits.split(",") if s]
+    if not splits or len(set(splits)) < len(splits):
+        raise UsageError(f"--splits {args.splits!r}: want names, each once")
     print(prepare(args.data, args.out, args.name, splits, columns=_columns(args)))
 
 

@@ -149,7 +149,7 @@ def test_a_run_leaves_what_it_should(straight):
         (line["step"], next(k for k in line if k != "step").split("/")[0])
         for line in lines(straight)
     ]
-    assert steps == [(3, "train"), (4, "eval"), (6, "train"), (8, "train"), (8, "eval")]
+    assert steps == [(3, "train"), (4, "eval"), (6, "train"), (8, "eval")]
     assert Checkpoints(f"{straight}/checkpoints").steps() == [2, 4, 6, 8]
     assert json.loads((straight / "run.json").read_text())["steps"] == 8
 
@@ -182,7 +182,7 @@ def test_stopped_and_continued_is_undisturbed(straight, make, tmp_path, stop_aft
     for n, at in ((1, 1), (4, 5)):
         stop_after(n)
         done, said = train(make(), workdir)
-        assert done is None and f"SIGTERM: stopped at step {at}; the same" in said
+        assert done is None and f"SIGTERM: saved step {at}; the same" in said
         stop_after(10**9)
     assert signal.getsignal(signal.SIGTERM) == before
     _, said = train(make(), workdir)
@@ -199,7 +199,7 @@ def test_stopped_in_an_evaluation_and_continued(straight, make, tmp_path, monkey
 
     monkeypatch.setattr(train_module, "score_table", signalled)
     done, said = train(make(), tmp_path / "run")
-    assert done is None and "stopped at step 4" in said
+    assert done is None and "saved step 4" in said
     assert [line["step"] for line in lines(tmp_path / "run")] == [3]
     monkeypatch.setattr(train_module, "score_table", real)
     train(make(), tmp_path / "run")
@@ -361,6 +361,34 @@ def test_a_start_that_is_not_there_is_named(make, tmp_path):
             FileNotFoundError, match="no/run/checkpoints: no checkpoint"
         ):
             begin(make(**{key: "no/run"}), tmp_path)
+
+
+def test_a_start_of_another_model_is_refused(straight, make, tmp_path):
+    with pytest.raises(ConfigError, match="holds another model: .*rope_base: 10000.0"):
+        begin(make(model__init=str(straight), model__rope_base=500.0), tmp_path)
+    with pytest.raises(ValueError, match="does not fit the model: .*saved"):
+        begin(make(model__init=str(straight), model__d_ff=24), tmp_path)
+
+
+def test_a_resumed_run_that_is_longer_already_is_refused(straight, make, tmp_path):
+    config = make(train__resume=str(straight), train__duration="4 steps")
+    with pytest.raises(ConfigError, match="has 8 steps already, .* make it longer"):
+        train(config, tmp_path / "run")
+
+
+def test_other_data_under_the_same_name_is_refused(straight, make, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    path = pathlib.Path(make().data.eval.valid.partition(":")[2])
+    text = path.read_text()
+    before = files(workdir)
+    try:
+        path.write_text("".join(text.splitlines(keepends=True)[:-1]))
+        with pytest.raises(ConfigError, match=r"other content of \['valid'\]"):
+            train(make(), workdir)
+    finally:
+        path.write_text(text)
+    assert files(workdir) == before
 
 
 def test_resume_in_another_folder_goes_on(straight, make, tmp_path):

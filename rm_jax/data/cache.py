@@ -197,8 +197,14 @@ def _append(columns, record: Record, encoded: Encoded, names: list[str]) -> None
     columns["example_branch"].append(columns["example_branch"][-1] + k + 1)
     columns["prompt_keep"].extend(int(n) for n in encoded.prompt_keep)
     columns["ranks"].extend(-1 if r is None else r for r in record.ranks)
-    gold = record.meta.get("gold")
-    columns["gold"].extend(gold if gold is not None else [np.nan] * k)
+    gold = record.meta.get("gold", [np.nan] * k)
+    ok = isinstance(gold, list) and all(isinstance(g, int | float) for g in gold)
+    if not ok or len(gold) != k:
+        raise CacheError(
+            f"record {record.id}: meta.gold is {gold!r:.60}: want {k} numbers, one a "
+            "response"
+        )
+    columns["gold"].extend(gold)
     if sorted(record.ratings) != names:
         raise CacheError(
             f"record {record.id}: ratings {sorted(record.ratings)}, but the records "

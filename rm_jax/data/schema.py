@@ -7,10 +7,10 @@ Record(id='7', source='demo', ...
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+_MOST, _LARGEST = 2**31 - 1, 3.4028234e38
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -202,8 +202,10 @@ def _of_length(value: Any, k: int, where: str, field: str) -> list[Any]:
 
 def _ranks(value: Any, k: int, where: str, field: str) -> tuple[int | None, ...]:
     for r in _of_length(value, k, where, field):
-        if r is not None and (isinstance(r, bool) or not isinstance(r, int) or r < 0):
-            raise RowError(where, field, f"rank {r!r} is not null or an integer >= 0")
+        ok = isinstance(r, int) and not isinstance(r, bool) and 0 <= r <= _MOST
+        if r is not None and not ok:
+            why = f"rank {r!r:.30} is not null or an integer in [0, {_MOST}]"
+            raise RowError(where, field, why)
     return tuple(value)
 
 
@@ -219,8 +221,9 @@ def _number(value: Any, where: str, field: str) -> float | None:
     if value is None:
         return None
     ok = isinstance(value, int | float) and not isinstance(value, bool)
-    if not ok or not math.isfinite(value):
-        raise RowError(where, field, f"want a finite number or null, got {value!r}")
+    if not ok or not -_LARGEST <= value <= _LARGEST:  # of float32, NaN is neither
+        why = f"want a finite number that float32 holds, or null, got {value!r:.30}"
+        raise RowError(where, field, why)
     return float(value)
 
 

@@ -10,6 +10,9 @@ from rm_jax.evals.table import ScoreTable, check, present
 ROUNDING = 1e-12
 
 
+ROUNDING = 1e-5  # relative; what float32 may differ by between two layouts
+
+
 def length_correlation(table: ScoreTable) -> dict[str, float]:
     """Pearson correlation of score and length, weighted by example.
 
@@ -108,10 +111,11 @@ def swap_check(
         row, column = np.argwhere(np.isnan(scores) != np.isnan(swapped))[0]
         raise ValueError(f"example {row}, response {column}: NaN in one pass only")
     left, right = np.triu_indices(scores.shape[1], 1)
-    first = np.sign(scores[:, left] - scores[:, right])
-    second = np.sign(swapped[:, left] - swapped[:, right])
+    first = scores[:, left] - scores[:, right]
+    second = swapped[:, left] - swapped[:, right]
     both = ~np.isnan(first)
-    flipped = (first != second)[both]
+    beyond = np.abs(first - second) > ROUNDING * np.maximum(1, np.abs(first))
+    flipped = ((np.sign(first) != np.sign(second)) & beyond)[both]
     difference = np.abs(scores - swapped)[~np.isnan(scores)]
     return {
         "max_difference": float(difference.max()) if len(difference) else float("nan"),

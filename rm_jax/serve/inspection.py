@@ -35,6 +35,10 @@ def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
     if step < 0:
         raise ValueError(f"--step {step}: steps count from 0")
     model = load(run)
+    if step >= model.step:
+        raise ValueError(
+            f"--step {step}: {run} has made steps 0 to {model.step - 1} so far"
+        )
     say = lambda line: print(line, file=sys.stderr, flush=True)
     data = datasets.open_data(model.config, store.join(run, "tokenizer"), say)
     loader = model.loader(data.train)
