@@ -89,11 +89,17 @@ def build(
     total = steps(config.train.duration)
     params = jax.eval_shape(init, jax.random.key(0))
     optim = dict(config.optim.items())
+    warmup = steps(optim.pop("warmup"))
+    if warmup > total:
+        say(
+            f"WARNING config.optim.warmup = {config.optim.warmup!r} is longer than the "
+            f"run: cut to its {total} steps, so the learning rate peaks at the last"
+        )
     optimizer = make_optimizer(
         params,
         n_pattern=arch.pattern,
         total_steps=total,
-        warmup_steps=min(steps(optim.pop("warmup")), total),
+        warmup_steps=min(warmup, total),
         **optim,
     )
 

@@ -20,6 +20,7 @@ so damage is not taken for a state of another shape.
 """
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -94,10 +95,6 @@ class Checkpoints:
                 f"{self.directory}: no step {step}; there are {self.steps()}"
             )
         return read_manifest(store.join(self._path(step), backend.MANIFEST_FILE), step)
-
-    def read_meta(self, step: int) -> dict[str, Any]:
-        """The `meta` of a step, verified; raises as `manifest`."""
-        return self.manifest(step).meta
 
     def restore(
         self,
@@ -282,6 +279,19 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         manifest = make_manifest(step, arrays, meta, metrics)
         finish = backend.start_save(self._path(step), nested(arrays), manifest)
         self._pending = step, finish
+
+    def improves(self, metrics: Mapping[str, float]) -> bool:
+        """Whether a step of these metrics would be kept among the best."""
+        self.wait()
+        value = metrics.get(self._metric)
+        if not self._keep_best or value is None or not math.isfinite(value):
+            return False
+        ranked = best(manifests := self._manifests(), self._metric, self._mode)
+        if len(ranked) < self._keep_best:
+            return True
+        (worst,) = (m for m in manifests if m.step == ranked[self._keep_best - 1])
+        worst = worst.metrics[self._metric]
+        return value > worst if self._mode == "max" else value < worst
 
     def wait(self) -> None:
         """Waits until the last save is on disk, then deletes what need not be kept.

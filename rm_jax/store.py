@@ -64,12 +64,6 @@ def makedirs(path: str) -> None:
         os.makedirs(path, exist_ok=True)
 
 
-def size(path: str) -> int:
-    """Bytes in the file."""
-    with _clear(path, "read"):
-        return os.path.getsize(path)
-
-
 def read_bytes(path: str) -> bytes:
     """Content of the file.
 
@@ -91,12 +85,6 @@ def read_text(path: str) -> str:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text: {error}") from None
-
-
-def read_lines(path: str) -> list[str]:
-    r"""Lines of a UTF-8 file without their `\n`; raises as `read_text`."""
-    lines = read_text(path).split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def read_json(path: str) -> Any:

@@ -47,7 +47,7 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(Exception):
-    """An evaluation was broken off, because a signal asks for a save."""
+    """An evaluation was broken off by a signal; nothing of it was written."""
 
 
 class Start(NamedTuple):
@@ -73,6 +73,11 @@ class Outputs(NamedTuple):
     writer: RunWriter
     progress: Progress
     stop: list[str]
+
+    def poll(self) -> None:
+        """Raises Stopped when a signal came: long evaluations call it often."""
+        if self.stop:
+            raise Stopped
 
 
 def train(
@@ -105,6 +110,8 @@ def train(
             "set config.train.report = False"
         )
     continued = rundir.claim(workdir, config)
+    if not Checkpoints(_checkpoint_dir(workdir)).steps():
+        _check_start(config)
     first = jax.process_index() == 0
     say = lambda line: print(line, file=stream, flush=True) if first else None
     with contextlib.ExitStack() as stack:
@@ -143,7 +150,11 @@ def train(
             where = f"saved step {step}" if step else "nothing to save yet"
             progress.say(f"{stop[0]}: {where}; the same command continues")
             return None
-        return finish(config, workdir, built, state, out)
+        try:
+            return finish(config, workdir, built, state, out)
+        except Stopped:
+            progress.say(f"{stop[0]}: trained; the same command evaluates")
+            return None
 
 
 def where_to_start(
@@ -175,6 +186,23 @@ def where_to_start(
     return Start(state, 0, True, {})
 
 
+def _check_start(config: Any) -> None:
+    """Refuses a start that is not there, before anything is tokenised.
+
+    Raises:
+      ConfigError: naming the knob.
+    """
+    starts = {"train.resume": config.train.resume}
+    if config.model.init != "scratch":
+        starts["model.init"] = config.model.init
+    for key, run in starts.items():
+        if run and not Checkpoints(_checkpoint_dir(run)).steps():
+            raise ConfigError(
+                f"config.{key} = {run!r}: {_checkpoint_dir(run)} has no checkpoint: "
+                "give the --workdir of a run that saved one"
+            )
+
+
 def loop(
     config: Any, built: Built, start: Start, out: Outputs
 ) -> tuple[TrainState, int]:
@@ -188,7 +216,7 @@ def loop(
     batches = built.loaders["train"].prefetch(
         start.step, built.total, config.batch.prefetch
     )
-    log = _Log(config, out, every["log_every"], start.window)
+    log = _Log(config, out, every["log_every"], start.window, built.total)
     state, step, evaluated, saved = start.state, start.step, start.evaluated, True
     while True:
         last = step == built.total
@@ -207,7 +235,8 @@ def loop(
                 evaluated = True
         # 2. Save, after the evaluation whose figures decide which checkpoint is best.
         stopping = bool(out.stop)  # once: a signal may come between save and break
-        if due_save or (stopping and not saved):
+        better = metrics and not saved and out.checkpoints.improves(metrics)
+        if due_save or better or (stopping and not saved):
             log.flush()  # again: a signal may have come since
             out.writer.flush()
             meta = _meta(built, evaluated or not due_eval, log.window)
@@ -244,8 +273,9 @@ class _Log:
         out: Outputs,
         every: int,
         window: dict[str, list[float]],
+        total: int,
     ):
-        self.config, self.out, self.every = config, out, every
+        self.config, self.out, self.every, self.total = config, out, every, total
         self.window, self.pending = window, None
         self.clock = time.monotonic()
         self.done, self.whole = collections.Counter(), collections.Counter()
@@ -269,7 +299,7 @@ class _Log:
             self.window[name] = [total + value, n + 1]
         if step % self.every == 0:
             self._write(step, values, batch)
-        _refuse(self.config, step, values)
+        _refuse(self.config, step, values, self.total)
 
     def layout(self, programs: int) -> str:
         """How the examples of this process's steps were laid out."""
@@ -298,11 +328,12 @@ class _Log:
         self.out.progress.update(step, shown | {"pairs/s": timing["pairs_per_s"]})
 
 
-def _refuse(config: Any, step: int, values: Mapping[str, float]) -> None:
+def _refuse(config: Any, step: int, values: Mapping[str, float], total: int) -> None:
     """Stops a run whose loss is not finite, by policy; its checkpoints are sound."""
     finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
     stop_now = config.train.on_nonfinite == "stop" and not finite
-    limit = 1 if stop_now else config.train.max_skips
+    # A run that is shorter than max_skips and skips every step learns nothing, either.
+    limit = 1 if stop_now else min(config.train.max_skips, total)
     if values["skips_in_row"] >= limit:
         raise TrainingError(
             f"step {step}: the loss is {values['loss']}, its gradient norm "
@@ -322,13 +353,8 @@ def _evaluate(
       Stopped: a signal came; nothing was written.
     """
     score = score_fn(built, state)
-
-    def poll() -> None:
-        if out.stop:
-            raise Stopped
-
     tables = {
-        name: score_table(score, loader, config.train.eval_examples, poll)
+        name: score_table(score, loader, config.train.eval_examples, out.poll)
         for name, loader in built.loaders.items()
         if name != "train"
     }
@@ -371,7 +397,11 @@ def _meta(
 def finish(
     config: Any, workdir: str, built: Built, state: TrainState, out: Outputs
 ) -> dict[str, dict[str, Any]]:
-    """Evaluates every set whole, writes predictions, evals.json and report.html."""
+    """Evaluates every set whole, writes predictions, evals.json and report.html.
+
+    Raises:
+      Stopped: a signal came; the same command evaluates again.
+    """
     path = store.join(workdir, "evals.json")
     done = store.read_json(path) if store.exists(path) else {}
     if done.get("step") != built.total:
@@ -391,6 +421,7 @@ def finish(
                     config.eval_seed,
                     too_good=config.train.too_good,
                     probes=not done["sets"],  # they are of the model, not of the set
+                    poll=out.poll,
                 )
         store.write_json(path, to_json(done))
     else:

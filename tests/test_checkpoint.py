@@ -295,7 +295,7 @@ def test_explicit_or_only_damage_raises(tmp_path):
     with pytest.raises(DamagedCheckpoint, match="every .*step 2: .*step 1: "):
         checkpoints.restore(wanted, on_event=lambda _: None)
     with pytest.raises(FileNotFoundError, match=r"no step 7; there are \[1, 2\]"):
-        checkpoints.read_meta(7)
+        checkpoints.manifest(7)
     empty = Checkpoints(str(tmp_path / "none"))
     assert (empty.steps(), empty.latest(), empty.best_step("acc", "max")) == (
         [],
@@ -310,7 +310,7 @@ def test_a_copied_step_is_not_taken_for_another(tmp_path):
     save_steps(tmp_path, [1])
     shutil.copytree(tmp_path / "1", tmp_path / "4")
     with pytest.raises(DamagedCheckpoint, match="is of step 1, not 4"):
-        Checkpoints(str(tmp_path)).read_meta(4)
+        Checkpoints(str(tmp_path)).manifest(4)
 
 
 def test_retention_keeps_last_and_best_across_restarts(tmp_path):

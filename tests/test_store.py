@@ -14,17 +14,6 @@ def test_bytes_text_and_lines_round_trip(tmp_path):
     store.write_text(path, "é\r\nz\n")
     assert store.read_text(path) == "é\r\nz\n"
     assert pathlib.Path(path).read_bytes() == b"\xc3\xa9\r\nz\n"
-    # Only \n ends a line; a line separator inside a text does not.
-    store.write_text(path, "a\u2028b\n\nc")
-    assert store.read_lines(path) == ["a\u2028b", "", "c"]
-    assert store.size(path) == 8
-
-
-@pytest.mark.parametrize("text, lines", [("", []), ("\n", [""]), ("a\n", ["a"])])
-def test_read_lines_at_the_end(tmp_path, text, lines):
-    path = store.join(tmp_path, "a.txt")
-    store.write_text(path, text)
-    assert store.read_lines(path) == lines
 
 
 def test_json_is_sorted_indented_and_ends_with_a_newline(tmp_path):
@@ -61,7 +50,7 @@ def test_append_lines(tmp_path):
     assert store.read_text(path) == "a\né\nb\n"
     with pytest.raises(ValueError, match="line break"):
         store.append_lines(path, ["c", "d\ne"])
-    assert store.read_lines(path) == ["a", "é", "b"]
+    assert store.read_text(path) == "a\né\nb\n"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -90,13 +79,11 @@ def test_written_files_have_ordinary_permissions(tmp_path):
     [
         store.read_bytes,
         store.read_text,
-        store.read_lines,
         store.read_json,
         store.listdir,
         store.remove,
         store.remove_tree,
         store.sha256_file,
-        store.size,
         lambda path: store.move(path, path + ".to"),
         lambda path: store.write_text(path + "/b", ""),
         lambda path: store.append_lines(path + "/b", ["x"]),

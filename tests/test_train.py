@@ -363,6 +363,61 @@ def test_a_start_that_is_not_there_is_named(make, tmp_path):
             begin(make(**{key: "no/run"}), tmp_path)
 
 
+def test_a_missing_start_is_found_before_any_data(make, tmp_path):
+    for key in ("model__init", "train__resume"):
+        config = make(**{key: "no/run", "data__train": "jsonl:not-there.jsonl"})
+        with pytest.raises(ConfigError, match=f"config.{key.replace('__', '.')} = 'no"):
+            train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_better_evaluation_is_saved_between_saves(make, tmp_path):
+    config = make(train__eval_every="1 steps", train__save_every="100 steps")
+    train(config, tmp_path / "run")
+    nll = {
+        line["step"]: line["eval/valid/nll"]
+        for line in lines(tmp_path / "run")
+        if "eval/valid/nll" in line
+    }
+    steps = Checkpoints(f"{tmp_path}/run/checkpoints").steps()
+    assert min(nll, key=nll.get) in steps and len(nll) == 8
+
+
+def test_a_run_that_skips_every_step_fails(make, tmp_path):
+    def broken(out, labels, hparams, key):
+        return out.scores[:, 0] * np.nan
+
+    config = make(**NO_EVAL, train__max_skips=100)
+    config.loss.name = "broken"
+    with pytest.raises(train_module.TrainingError, match="8 steps in a row were"):
+        train(config, tmp_path / "run", losses=LOSSES | {"broken": broken})
+
+
+def test_a_warm_up_that_never_ends_is_said(make, tmp_path):
+    config = make(**NO_EVAL, optim__warmup="9 steps", train__duration="2 steps")
+    _, said = train(config, tmp_path / "run")
+    assert (
+        "WARNING config.optim.warmup = '9 steps' is longer than the run: cut to its 2 steps"
+        in said
+    )
+
+
+def test_stopped_in_the_last_evaluation(make, tmp_path, monkeypatch):
+    real = train_module.evaluate_set
+
+    def stop(*args, poll, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, poll=poll, **more)
+
+    monkeypatch.setattr(train_module, "evaluate_set", stop)
+    done, said = train(make(), tmp_path / "run")
+    assert done is None and "SIGTERM: trained; the same command evaluates" in said
+    assert not (tmp_path / "run/evals.json").exists()
+    monkeypatch.setattr(train_module, "evaluate_set", real)
+    done, _ = train(make(), tmp_path / "run")
+    assert done["valid"]["n_pairs"] > 0
+
+
 def test_a_start_of_another_model_is_refused(straight, make, tmp_path):
     with pytest.raises(ConfigError, match="holds another model: .*rope_base: 10000.0"):
         begin(make(model__init=str(straight), model__rope_base=500.0), tmp_path)

@@ -27,7 +27,7 @@ def train(folder, start: int, stop: int, restored: int | None = None) -> None:
 
 
 def lines(folder, name: str) -> list[dict]:
-    return [json.loads(line) for line in store.read_lines(folder / name)]
+    return [json.loads(line) for line in store.read_text(folder / name).splitlines()]
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_numbers_keep_every_bit_and_keys_are_sorted(tmp_path):
     with open_writer(tmp_path) as w:
         w.write_metrics(1, values)
         w.write_metrics(2, {"array": np.ones((1, 1)), "whole": 3.0})
-    one, two = store.read_lines(tmp_path / "metrics.jsonl")
+    one, two = store.read_text(tmp_path / "metrics.jsonl").splitlines()
     assert list(json.loads(one)) == ["step", "a", "b", "c", "n"]
     assert {k: json.loads(one)[k] for k in values} == {
         k: v.item() if hasattr(v, "item") else v for k, v in values.items()

@@ -41,29 +41,35 @@ class Data(NamedTuple):
 def specs_of(data: Mapping[str, Any]) -> dict[str, str]:
     """name -> SPEC of the training set ("train") and of each evaluation set.
 
-    An evaluation SPEC "#valid" is a split of the training source; then training without
-    a split means "#train".
+    An evaluation SPEC "#valid" is a split of the training source. Where any evaluation
+    set is a split of that source, by "#valid" or by its whole SPEC, training without a
+    split means "#train": no held-out prompt is trained on.
 
     Raises:
       ValueError: an evaluation set called "train", or "#split" beside a training SPEC
         that names a split itself.
     """
-    train = data["train"]
-    own = {n: s for n, s in data["eval"].items() if s.startswith("#")}
-    parsed = sources.parse_spec(train)
-    if own:
-        if parsed.split not in ("", "train"):
-            raise ValueError(
-                f"config.data.train = {train!r} names a split, so config.data.eval = "
-                f"{own} cannot be splits of it: give them a SPEC of their own"
-            )
-        parsed = parsed._replace(split="train")
-    if "train" in data["eval"]:
+    train, evals = data["train"], dict(data["eval"].items())
+    if "train" in evals:
         raise ValueError("config.data.eval has a set called 'train': rename it")
-    out = {"train": str(parsed) if own else train}
-    for name, spec in data["eval"].items():
-        out[name] = str(parsed._replace(split=spec[1:])) if name in own else spec
-    return out
+    parsed = sources.parse_spec(train)
+    own = {n: s for n, s in evals.items() if s.startswith("#")}
+    if own and parsed.split not in ("", "train"):
+        raise ValueError(
+            f"config.data.train = {train!r} names a split, so config.data.eval = "
+            f"{own} cannot be splits of it: give them a SPEC of their own"
+        )
+    evals |= {n: str(parsed._replace(split=s[1:])) for n, s in own.items()}
+    found = [sources.parse_spec(spec) for spec in evals.values()]
+    if any(f.split and _place(f) == _place(parsed) for f in found):
+        train = str(parsed._replace(split=parsed.split or "train"))
+    return {"train": train, **evals}
+
+
+def _place(spec: sources.Spec) -> tuple[str, str]:
+    """Where the rows of a SPEC lie, whatever format reads them."""
+    path = spec.path or spec.format  # `world:` has no path
+    return os.path.realpath(path) if os.path.exists(path) else path, spec.revision
 
 
 def open_source(spec: str, data: Mapping[str, Any], limit: int = 0) -> sources.Source:

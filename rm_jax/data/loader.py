@@ -26,7 +26,6 @@ class StepBatch(NamedTuple):
       shapes: shape of each chunk, in the same order.
       weight: sum of the examples' weights over all chunks.
       examples: prompts in the step.
-      responses: responses in the step.
       pairs: pairs of responses to one prompt, K (K - 1) / 2 an example.
       tokens: tokens that are not padding.
       size: tokens with padding: rows x length of every chunk.
@@ -36,7 +35,6 @@ class StepBatch(NamedTuple):
     shapes: tuple[pack.Shape, ...]
     weight: float
     examples: int
-    responses: int
     pairs: int
     tokens: int
     size: int
@@ -72,10 +70,6 @@ class Loader:
         self.seed, self.shared, self.rows = seed, layout == "packed", rows
         self._permutations: dict[int, np.ndarray] = {}
         pack.check_fits(data, self.shapes, self.shared)
-
-    def steps_per_epoch(self) -> float:
-        """Steps that see as many examples as there are."""
-        return len(self.data) / self.examples
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._permutations:
@@ -140,7 +134,6 @@ class Loader:
             shapes=tuple(c.shape for c in chunks),
             weight=float(sum(labels.weight.sum() for _, labels in filled)),
             examples=len(items),
-            responses=sum(len(item.order) for item in items),
             pairs=sum(math.comb(len(item.order), 2) for item in items),
             tokens=sum(c.tokens for c in chunks),
             size=sum(c.shape.rows * c.shape.length for c in chunks),

@@ -1,6 +1,6 @@
 """A whole evaluation of one data set: figures, alarms, swap check, predictions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -37,6 +37,7 @@ def evaluate_set(
     temperature: float = 1.0,
     too_good: float = 0.97,
     probes: bool = True,
+    poll: Callable[[], Any] = lambda: None,
 ) -> dict[str, Any]:
     """Evaluates one set and writes predictions/NAME.parquet.
 
@@ -52,12 +53,13 @@ def evaluate_set(
       temperature: of the contract.
       too_good: accuracy on human labels that is suspicious.
       probes: whether a world's bias probes are scored too.
+      poll: called after every block of examples.
 
     Returns:
       the figures of `evaluate`, and reliability, histograms, swap, alarms; for the
       world ceiling and probes.
     """
-    table = score_table(score_fn, loader)
+    table = score_table(score_fn, loader, poll=poll)
     values: dict[str, Any] = dict(evaluate(table, seed=seed, temperature=temperature))
     found = reliability(pairs(table), temperature)
     values["reliability"] = [
@@ -92,7 +94,7 @@ def evaluate_set(
 
         def score(data: TokenSet):
             own = Loader(data, loader.shapes, loader.examples)
-            return score_table(score_fn, own).scores
+            return score_table(score_fn, own, poll=poll).scores
 
         values["probes"] = world_probes(world, encoder, score, PROBES, seed)
     write_predictions(out, name, table, loader.data, encoder)
