@@ -85,6 +85,15 @@ def test_an_address_of_nothing(address, message):
         ("def get_config(arg:", "SyntaxError: "),
         (FILE.replace("= 7", "= 'seven'"), "TypeError: .*examples"),
         (FILE.replace("c.batch", "c.bach"), "bach"),
+        ("import sys; sys.exit(0)", r"exit\(0\).*get_config"),
+        ("def get_config(arg): raise SystemExit", r"exit\(None\).*get_config"),
+        ("def get_config(arg):\n  1 / 0", ":2: ZeroDivisionError: division by zero"),
+        ("def get_config(arg):\n  raise ValueError(arg)", ":2: ValueError"),
+        ("def get_config(arg):\n  raise ValueError('no size')", ":2: no size"),
+        ("def get_config(arg):\n  open('no/such')", ":2: FileNotFoundError.*no/such"),
+        ("assert False", ":1: AssertionError"),
+        ("def get_config(arg):\n  return get_config(arg)", ":2: RecursionError"),
+        (FILE.replace("return c", "load('no.py')"), ":8: no config file 'no.py'"),
     ],
 )
 def test_a_broken_python_file_is_named(tmp_path, text, message):
@@ -112,12 +121,27 @@ def test_a_broken_python_file_is_named(tmp_path, text, message):
             "examples = '64': want int like 64",
         ),
         ("x.yaml", "a: 1", "want a .py or .json file"),
+        ("x.json", '{"batch": ' * 5000, "x.json: .*nested too deep"),
+        ("x.json", '{"a": ' * 600 + "1" + "}" * 600, "x.json: .{0,400}$"),
+        ("x.json", '{"loss": {"margin": NaN}}', "x.json: .*NaN"),
+        ("x.json", '{"data": {"world": {"noise": -Infinity}}}', "x.json: .*Infinity"),
+        (
+            "x.json",
+            '{"batch": {"examples": 1, "examples": 2}}',
+            "x.json: .*'examples' twice",
+        ),
     ],
 )
 def test_a_broken_data_file_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         load(str(tmp_path / name))
+
+
+def test_an_interrupt_in_a_python_file_passes(tmp_path):
+    (tmp_path / "c.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load(f"{tmp_path}/c.py")
 
 
 def test_json_takes_no_argument(tmp_path):
@@ -220,6 +244,8 @@ def test_a_number_of_an_open_section_may_change_its_kind(base):
         ("model.windows", "8", r"want tuple like \(0,\), got int"),
         ("optim.learning_rate", "fast", "want float like 0.001, got str"),
         ("name", 7, "config.name = 7: want text like 'base'"),
+        ("batch.examples", "(" * 5000, r"examples = '\(\(.{,200}: want int like 64"),
+        ("batch.examples", "{[]: 1}", "want int like 64, got str"),
         (
             "optim",
             "sgd",

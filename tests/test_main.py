@@ -4,13 +4,17 @@ import importlib
 import json
 import os
 import pathlib
+import shutil
 import signal
+import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
+from absl import logging
 
-from rm_jax import main, sharding
+from rm_jax import losses, main, sharding
 
 train_module = importlib.import_module("rm_jax.train")
 REAL_MESH = sharding.make_mesh
@@ -49,7 +53,11 @@ def rm_jax(capsys, monkeypatch):
         out = capsys.readouterr()
         return done.value.code, out.out, out.err
 
-    return run
+    # What `entry` sets for its process, which here is that of all tests.
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = logging.get_verbosity()
+    yield run
+    logging.set_verbosity(before)
 
 
 def train(workdir, tokens, **changes):
@@ -165,6 +173,44 @@ def test_a_bad_config_is_one_line_and_no_run(case, rm_jax, tmp_path, tokens):
     assert out == "" and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        (["--config.batch.examples", "7"], 7),
+        (["--config.batch.examples=7"], 7),
+        (["--config.batch.examples", "8", "--config.batch.examples", "-7"], -7),
+    ],
+    ids=["space", "equals", "negative"],
+)
+def test_a_knob_is_set_with_an_equals_sign_or_a_space(words, want, monkeypatch):
+    given = []
+    monkeypatch.setattr(train_module, "train", lambda config, _: given.append(config))
+    head = ["train", "--config", "rm_jax:base"]
+    assert main.run([*head, *words, "--workdir", "x"]) == 75
+    assert given[0].batch.examples == want
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--config.batch.examples"], ("--config.batch.examples", "no value")),
+        (
+            ["--config.batch.examples", "--workdir", "y"],
+            ("no value", "want --config.batch.examples=VALUE"),
+        ),
+        (["--config.train.report", "False"], ("want --config.train.report=False",)),
+        (["--config."], ("want --config.KEY=VALUE",)),
+        (["--config.a-b=1"], ("unknown key config.a-b",)),
+    ],
+    ids=["last", "before a flag", "bool", "no key", "no word"],
+)
+def test_a_knob_without_a_value_is_one_line(words, parts, rm_jax, tmp_path):
+    command = ["train", "--config", "rm_jax:base", "--workdir", tmp_path / "run"]
+    code, out, err = rm_jax(*command, *words)
+    assert assert_one_line(code, err, *parts) == [] and out == ""
+    assert not (tmp_path / "run").exists()
+
+
 BAD_ROWS = {
     "no response": ({"prompt": "x", "ranks": []}, ("field 'responses'", "missing")),
     "empty responses": (
@@ -278,8 +324,6 @@ def test_a_workdir_of_something_else_is_refused(rm_jax, tmp_path, tokens):
 @pytest.fixture
 def damaged(run, tmp_path):
     """A copy of the run whose checkpoints all have a flipped bit."""
-    import shutil
-
     copy = tmp_path / "damaged"
     shutil.copytree(run, copy)
     for folder in (copy / "checkpoints").iterdir():
@@ -299,13 +343,95 @@ def test_damaged_checkpoints_are_named(damaged, rm_jax, tmp_path, tokens):
         ["eval", "--checkpoint", damaged, "--data", f"jsonl:{path}", "--out", output],
     ):
         code, _, err = rm_jax(*arguments)
-        assert_one_line(
+        before_it = assert_one_line(
             code, err, str(damaged), "every checkpoint is damaged", "step 3"
         )
+        assert all(line.startswith("WARNING: ") for line in before_it)
         assert not output.exists()
     code, _, err = rm_jax(*arguments, "--step", 3)
     assert_one_line(code, err, f"{damaged}/checkpoints/3")
     assert files(damaged) == before
+
+
+def score_in_a_process(model, folder):
+    """Scores a row: the lines on stderr, those of the end of the process too."""
+    path = rows(folder / "mine.jsonl", ROW)
+    command = ["score", "--checkpoint", model, "--input", path]
+    done = subprocess.run(
+        [sys.executable, "-m", "rm_jax", *command, "--output", folder / "scores.jsonl"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    "name", ["array_metadatas/process_0", "_METADATA", "ocdbt.process_0/d/*"]
+)
+def test_a_damaged_last_checkpoint_is_one_warning(name, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (path,) = (tmp_path / "run/checkpoints/3/state").glob(name)
+    data = bytearray(path.read_bytes())
+    data[::50] = [byte ^ 255 for byte in data[::50]]
+    path.write_bytes(data)
+    warning, used = score_in_a_process(tmp_path / "run", tmp_path)
+    assert warning.startswith("WARNING: ") and "checkpoints/3" in warning
+    assert "the checkpoint before it" in warning and len(warning) < 500
+    assert used == f"model: {tmp_path / 'run'} step 1 (last sound)"
+
+
+@pytest.fixture(scope="module")
+def judged(run, tmp_path_factory):
+    """A copy of the run that says that step 1 was its best."""
+    from rm_jax.manifest import _sha256
+
+    copy = tmp_path_factory.mktemp("judged") / "run"
+    shutil.copytree(run, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["eval"], config["train"]["keep_best"] = {"valid": "#valid"}, 1
+    (copy / "config.json").write_text(json.dumps(config))
+    for step, nll in (1, 0.5), (3, 0.6):
+        path = copy / f"checkpoints/{step}/manifest/data.json"
+        manifest = json.loads(path.read_text())
+        manifest.pop("sha256")
+        manifest["metrics"] = {"eval/valid/nll": nll}
+        path.write_text(json.dumps(manifest | {"sha256": _sha256(manifest)}))
+    return copy
+
+
+def test_score_and_eval_say_which_step_they_used(judged, rm_jax, tmp_path):
+    path = rows(tmp_path / "mine.jsonl", ROW)
+    for number, (step, parts) in enumerate(
+        {
+            (): ("step 3", "last"),
+            ("--step", "1"): ("step 1",),
+            ("--step", "best"): ("step 1", "best", "eval/valid/nll"),
+        }.items()
+    ):
+        for arguments in (
+            ["score", "--input", path, "--output", tmp_path / f"scores-{number}"],
+            ["eval", "--data", f"jsonl:{path}", "--out", tmp_path / f"eval-{number}"],
+        ):
+            code, _, err = rm_jax(*arguments, "--checkpoint", judged, *step)
+            assert code == 0, err
+            (line,) = [x for x in err.splitlines() if x.startswith("model: ")]
+            assert all(part in line for part in (str(judged), *parts)), line
+    done = json.loads((tmp_path / "eval-2/evals.json").read_text())
+    assert done["step"] == 1
+
+
+def test_the_best_step_must_be_known(run, judged, rm_jax, tmp_path):
+    path = rows(tmp_path / "mine.jsonl", ROW)
+    output = tmp_path / "out"
+    command = ["score", "--input", path, "--output", output, "--step", "best"]
+    code, _, err = rm_jax(*command, "--checkpoint", run)
+    assert_one_line(code, err, "--step best", "eval/valid/nll", "[1, 3]")
+    shutil.copytree(judged, tmp_path / "run")
+    (tmp_path / "run/checkpoints/1/manifest/data.json").write_text("{}")
+    code, _, err = rm_jax(*command, "--checkpoint", tmp_path / "run")
+    assert_one_line(code, err, "--step best", "checkpoints/1", "[1, 3]")
+    assert not output.exists()
 
 
 def test_a_damaged_run_is_not_started_over(damaged, rm_jax, tokens, monkeypatch):
@@ -349,6 +475,112 @@ def test_scores_are_written_whole_or_not_at_all(run, rm_jax, tmp_path):
     assert {k: v for k, v in files(tmp_path).items() if k in before} == before
 
 
+def never(*_):
+    raise AssertionError("the model is loaded")
+
+
+@pytest.mark.parametrize(
+    ("verb", "output", "parts"),
+    [
+        ("score", "no/such/x.jsonl", ("--output no/such/x.jsonl", "no folder")),
+        ("score", "folder", ("folder", "is there already")),
+        ("score", "", ("is there already",)),
+        ("score", "mine.jsonl/x", ("mine.jsonl", "no folder")),
+        ("eval", "mine.jsonl/x/y", ("mine.jsonl", "no folder")),
+        ("eval", "mine.jsonl", ("--out mine.jsonl", "is there already")),
+    ],
+)  # fmt: skip
+def test_an_output_that_cannot_be_written_is_named_first(
+    verb, output, parts, rm_jax, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rm_jax.serve.scorer.load", never)
+    monkeypatch.setattr("rm_jax.serve.evaluation.load", never)
+    rows(tmp_path / "mine.jsonl", ROW)
+    (tmp_path / "folder").mkdir()
+    what = {
+        "score": ["--input", "mine.jsonl", "--output", output],
+        "eval": ["--data", "jsonl:mine.jsonl", "--out", output],
+    }
+    code, out, err = rm_jax(verb, "--checkpoint", "run", *what[verb])
+    assert assert_one_line(code, err, *parts) == [] and out == ""
+    assert sorted(os.listdir(tmp_path)) == ["folder", "mine.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "parts"),
+    [
+        ([ROW | {"id": "a"}, "", ROW | {"id": "b"}, ROW | {"id": "a"}],
+         ("'a'", "1", "4")),
+        ([ROW | {"id": 1}, ROW | {"id": "1"}], ("'1'", "1", "2")),
+        ([ROW, ROW | {"id": "mine:1"}], ("'mine:1'", "1", "2")),
+    ],
+)  # fmt: skip
+def test_two_rows_to_score_of_one_id_are_named(
+    lines, parts, rm_jax, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rm_jax.serve.scorer.load", never)
+    path, output = rows(tmp_path / "mine.jsonl", *lines), tmp_path / "out"
+    command = ["score", "--checkpoint", "run", "--input", path, "--output", output]
+    code, _, err = rm_jax(*command)
+    where = [f"{path}:{number}" for number in parts[1:]]
+    assert_one_line(code, err, parts[0], *where)
+    assert not output.exists()
+
+
+def test_an_input_that_is_no_file_is_named(rm_jax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["score", "--checkpoint", "run", "--output", "out", "--input"]
+    for given in ("no/such", "no.jsonl", "."):
+        code, _, err = rm_jax(*command, given)
+        assert_one_line(code, err, f"--input {given}", "file")
+
+
+def test_an_empty_response_is_scored(run, rm_jax, tmp_path):
+    path = rows(tmp_path / "mine.jsonl", ROW | {"responses": ["Four.", ""]}, ROW, ROW)
+    command = ["score", "--checkpoint", run, "--input", path, "--output"]
+    code, _, err = rm_jax(*command, tmp_path / "out")
+    assert code == 0, err
+    found = [json.loads(x) for x in (tmp_path / "out").read_text().splitlines()]
+    assert all(isinstance(score, float) for score in found[0]["scores"])
+    # Rows without an id are of their line, so equal rows are no clash.
+    assert [x["id"] for x in found] == ["mine:1", "mine:2", "mine:3"]
+
+
+def by_log_p(out, labels, hparams, key):
+    return -jnp.sum(jnp.where(labels.present > 0, out.token_logp, 0.0), axis=1)
+
+
+by_log_p.needs = ("token_logp",)
+
+
+def test_a_loss_of_log_p_is_inspected(rm_jax, tmp_path, tokens, monkeypatch):
+    one = lambda sizes: REAL_MESH(sizes, jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", lambda sizes, given=None: one(sizes))
+    monkeypatch.setitem(losses.LOSSES, "by_log_p", by_log_p)
+    arguments = train(
+        tmp_path / "run", tokens, **NO_EVAL, loss__name="by_log_p",
+        model__lm_head="untied", train__duration="1 steps",
+    )  # fmt: skip
+    assert main.run(arguments) == 0
+    code, out, err = rm_jax("inspect", tmp_path / "run", "--step", 0)
+    assert code == 0, err
+    shown = [line for line in out.splitlines() if "  example " in line]
+    # About log V = log 512 a token, and responses have tens of them.
+    values = [float(line.rpartition("loss ")[2]) for line in shown]
+    assert len(values) == 8 and all(100 < value < 1000 for value in values)
+
+
+def test_columns_of_eval_need_a_format_that_takes_them(rm_jax, tmp_path, monkeypatch):
+    monkeypatch.setattr("rm_jax.serve.evaluation.load", never)
+    path = rows(tmp_path / "mine.jsonl", ROW)
+    code, _, err = rm_jax(
+        "eval", "--checkpoint", "run", "--data", f"jsonl:{path}", "--out",
+        tmp_path / "out", "--columns", '{"prompt": "question"}',
+    )  # fmt: skip
+    assert_one_line(code, err, "'jsonl' takes no columns", "question")
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -364,7 +596,36 @@ def test_scores_are_written_whole_or_not_at_all(run, rm_jax, tmp_path):
             ("no/run is no run directory", "--workdir"),
         ),
         (["inspect", "no/run", "--step", "0"], ("no/run is no run directory",)),
-        (["inspect", "no/run", "--step", "-1"], ("--step -1", "from 0")),
+        (["inspect", "no/run", "--step", "-1"], ("--step", "'-1'", "0 or more")),
+        (["inspect", "no/run", "--step", "two"], ("--step", "'two'", "0 or more")),
+        (
+            ["inspect", "run", "--step", "1", "--rows", "-5"],
+            ("--rows", "'-5'", "0 or more"),
+        ),
+        (["inspect", "no/run", "--step", "9" * 5000], ("--step", "0 or more")),
+        (
+            ["score", "--step", "worst"],
+            ("--step", "'worst'", "0 or more", "best", "rm-jax score --help"),
+        ),
+        (["eval", "--step", "1.5"], ("--step", "'1.5'", "best", "rm-jax eval --help")),
+        (["eval", "--limit", "-1"], ("--limit", "'-1'", "0 or more")),
+        (["train", "--config", "x.py"], ("--workdir", "rm-jax train --help")),
+        (
+            ["train", "--config", "x.py", "--workdir", "x", "--confg.a=1"],
+            ("--confg.a=1",),
+        ),
+        (
+            ["data", "audit", "--data", "world:", "--columns", '{"prompt": 3}'],
+            ("--columns", "'prompt': 3", "text"),
+        ),
+        (
+            ["data", "audit", "--data", "world:", "--columns", '{1: "x"}'],
+            ("--columns", "1: 'x'", "text"),
+        ),
+        (
+            ["data", "audit", "--data", "world:", "--columns", "{[]: 1}"],
+            ("--columns '{[]: 1}'", '{"field": "column"}'),
+        ),
         (
             ["data", "audit", "--data", "world:", "--columns", "prompt"],
             ("--columns 'prompt'", '{"field": "column"}'),
@@ -378,22 +639,6 @@ def test_a_bad_command_is_one_line(arguments, parts, rm_jax, tmp_path, monkeypat
     code, out, err = rm_jax(*arguments)
     assert assert_one_line(code, err, *parts) == [] and out == ""
     assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [
-        (["train", "--config", "x.py"], "--workdir"),
-        (["train", "--config", "x.py", "--workdir", "x", "--confg.a=1"], "--confg.a=1"),
-        (["inspect", "run", "--step", "two"], "invalid int value: 'two'"),
-    ],
-    ids=["missing", "unknown", "no number"],
-)
-def test_a_command_that_cannot_be_parsed_shows_its_usage(arguments, part, rm_jax):
-    code, _, err = rm_jax(*arguments)
-    assert (
-        code == 2 and part in err.splitlines()[-1] and err.startswith("usage: rm-jax")
-    )
 
 
 def test_help_and_nothing(rm_jax):
