@@ -7,11 +7,13 @@
 """
 
 import ast
+import contextlib
 import difflib
 import importlib.util
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -62,6 +64,9 @@ def load(address: str) -> ConfigDict:
     Args:
       address: "path/x.py", "path/x.py:arg", "rm_jax:name", "rm_jax:name:arg", a run
         directory or its config.json. A .py file is code and is executed; JSON is data.
+
+    Raises:
+      ConfigError: naming the file, whatever went wrong in it.
     """
     head, arg = address, ""
     if not pathlib.Path(address).exists():
@@ -81,35 +86,69 @@ def load(address: str) -> ConfigDict:
 def _from_python(path: pathlib.Path, arg: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _named(path):
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError(f"{path} has no function get_config(arg)")
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{path} has no function get_config(arg)")
+    with _named(path):
         config = module.get_config(arg)
-    except (ImportError, SyntaxError, NameError, TypeError, LookupError) as e:
-        raise ConfigError(f"{path}: {type(e).__name__}: {e}") from e
-    except AttributeError as e:  # a key that is not there
-        raise ConfigError(f"{path}: {e}") from e
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config gave {config!r:.80}, want a ConfigDict")
-    return config
+    return config.as_configdict() if isinstance(config, FrozenConfigDict) else config
 
 
 def _from_json(path: pathlib.Path) -> ConfigDict:
     """The base config with a JSON file's values: types as in base (tuples, floats)."""
-    try:
-        values = json.loads(store.read_text(path))
-    except json.JSONDecodeError as e:
-        raise ConfigError(f"{path}: not JSON: {e}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: want a JSON object, got {type(values).__name__}")
-    config, values = load("rm_jax:base"), flatten(values)
-    for name in OPEN:  # what the file leaves out of such a section is not in it
-        if any(f"{key}.".startswith(f"{name}.") for key in values):
-            _assign(config, name, ConfigDict(), _plain)
-    for key, value in values.items():
-        _assign(config, key, value, _plain)
+    text, config = store.read_text(path), load("rm_jax:base")
+    with _named(path):
+        values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+        if not isinstance(values, dict):
+            raise ConfigError(f"want a JSON object, got {type(values).__name__}")
+        values = flatten(values)
+        for name in OPEN:  # what the file leaves out of such a section is not in it
+            if any(f"{key}.".startswith(f"{name}.") for key in values):
+                _assign(config, name, ConfigDict(), _plain)
+        for key, value in values.items():
+            _assign(config, key, value, _plain)
     return config
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """Whatever goes wrong inside is a ConfigError that names the file, and the line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        calls = traceback.extract_tb(error.__traceback__)
+        names = str(path), str(path.absolute())
+        lines = [call.lineno for call in calls if call.filename in names]
+        where = f"{path}:{lines[-1]}" if lines else path
+        raise ConfigError(f"{where}: {_why(error)}") from error
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"exit({error.code!r}) is called: want get_config(arg) to return"
+    if isinstance(error, RecursionError):
+        return f"RecursionError: {error}: it is nested too deep, or calls itself"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error}"
+    if isinstance(error, ValueError | AttributeError) and str(error):
+        return str(error)  # says what is wrong, e.g. with a key that is not there
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ConfigError(f"the key {key!r} twice in one object: keep one of them")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ConfigError(f"{name} is not JSON: want a finite number")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -161,7 +200,9 @@ def _is_open(path: str) -> bool:
 def _unknown(key: str, config: ConfigDict) -> ConfigError:
     known = list(flatten(config.to_dict()))
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-    return ConfigError(f"unknown key config.{key}; did you mean {near or known[:5]}?")
+    return ConfigError(
+        f"unknown key config.{key:.80}; did you mean {near or known[:5]}?"
+    )
 
 
 def _literal(value: Any) -> Any:
@@ -169,7 +210,7 @@ def _literal(value: Any) -> Any:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return value
     return _plain(value)
 
@@ -177,6 +218,11 @@ def _literal(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """Mappings as ConfigDict, lists as tuples, all the way down."""
     if isinstance(value, Mapping):
+        for k, v in value.items():
+            if not isinstance(k, str):
+                raise ConfigError(
+                    f"{{{k!r}: {v!r:.80}}}: want text in quotes as a name"
+                )
         return ConfigDict({k: _plain(v) for k, v in value.items()})
     if isinstance(value, list | tuple):
         return tuple(_plain(v) for v in value)
@@ -194,14 +240,14 @@ def _as_type(
     new = read(value)
     if isinstance(now, ConfigDict) and not isinstance(new, Mapping | ConfigDict):
         raise ConfigError(
-            f"config.{key} = {value!r}: this is a section of {sorted(now)}; set one of "
-            f"them, e.g. config.{key}.NAME"
+            f"config.{key} = {value!r:.200}: this is a section of {sorted(now)}; set "
+            f"one of them, e.g. config.{key}.NAME"
         )
     if isinstance(now, float) and isinstance(new, int) and not isinstance(new, bool):
         new = float(new)
     if type(new) is not type(now) and not isinstance(now, ConfigDict):
         raise ConfigError(
-            f"config.{key} = {value!r}: want {type(now).__name__} like {now!r}, "
+            f"config.{key} = {value!r:.200}: want {type(now).__name__} like {now!r}, "
             f"got {type(new).__name__}"
         )
     return new
@@ -227,5 +273,11 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
             raise ConfigError(f"config.{key} is missing; its default is {want!r}")
         if not isinstance(want, dict) and key not in OPEN:
             _as_type(key, values[key], want)
+    for field, column in config.data.get("columns", {}).items():
+        if not isinstance(column, str):
+            raise ConfigError(
+                f"config.data.columns.{field} = {column!r:.80}: want text in quotes, "
+                "the name of a column"
+            )
     check(values)
     return FrozenConfigDict(config)

@@ -3,12 +3,13 @@
 import argparse
 import ast
 import json
+import logging
 import os
-import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 USAGE = """\
 rm-jax: train, evaluate and look into reward models.
@@ -24,16 +25,27 @@ rm-jax: train, evaluate and look into reward models.
 SPEC is format:path-or-hub-id[@revision][#split]; `rm-jax VERB --help` says more.
 RM_JAX_TRACEBACK=1 in the environment shows where an error came from."""
 
-OVERRIDE = re.compile(r"--config\.([\w.]+)=(.*)", re.DOTALL)
+OVERRIDE = "--config."
+MOST = 2**31 - 1  # of a number on the command line
 
 
 class UsageError(ValueError):
     """A command line that cannot be understood."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError, one line, where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the message, and says where to read more."""
+        raise UsageError(f"{message}; {self.prog} --help says more")
+
+
 def entry() -> None:
     """Runs `rm-jax`; an error is one line on stderr and exit code 1."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not os.environ.get("RM_JAX_TRACEBACK"):
+        _quiet()
     arguments = sys.argv[1:]
     try:
         code = run(arguments)
@@ -53,8 +65,29 @@ def entry() -> None:
     sys.exit(code)
 
 
+def _quiet() -> None:
+    """Leaves a file that cannot be read to our line: Orbax's event loop says 50 more.
+
+    It goes on after the read has failed, and until the process ends.
+    """
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* never awaited", RuntimeWarning)
+    show, closed = sys.unraisablehook, "Event loop is closed"
+    sys.unraisablehook = lambda e: None if str(e.exc_value) == closed else show(e)
+
+
 def run(arguments: Sequence[str]) -> int:
-    """Runs a command line and returns its exit code."""
+    """Runs a command line and returns its exit code.
+
+    Args:
+      arguments: the verb and what follows it.
+
+    Raises:
+      UsageError: they cannot be understood; other errors are those of the verb.
+    """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if arguments else 2
@@ -67,20 +100,22 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    found = [(a, OVERRIDE.fullmatch(a)) for a in arguments]
+    arguments, knobs = _take_knobs(arguments)
     parser = _parser("train", "Train a model, or continue a run where it stopped.")
     parser.add_argument(
         "--config", required=True, help="FILE.py[:ARG], rm_jax:NAME or a config.json"
     )
     parser.add_argument("--workdir", required=True, help="the run directory")
     parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
-    args = parser.parse_args([a for a, match in found if not match])
+    args = parser.parse_args(arguments)
     from rm_jax import config as config_module
 
     config = config_module.load(args.config)
-    for _, match in found:
-        if match:
-            config_module.override(config, match[1], match[2])
+    now = config_module.flatten(config.to_dict())
+    for key, equals, value in knobs:
+        if not equals and isinstance(now.get(key), bool):  # elsewhere a flag is True
+            raise UsageError(f"{OVERRIDE}{key} {value}: want {OVERRIDE}{key}={value}")
+        config_module.override(config, key, value)
     from rm_jax.train import train
 
     done = train(config, args.workdir)
@@ -93,10 +128,10 @@ def _eval(arguments: list[str]) -> None:
     _add_data(parser)
     parser.add_argument("--out", required=True, help="a new directory for the results")
     parser.add_argument(
-        "--limit", type=int, default=0, help="first N records; 0 is all"
+        "--limit", type=_count, default=0, help="first N records; 0 is all"
     )
     args = parser.parse_args(arguments)
-    _refuse_existing(args.out)
+    _check_new("--out", args.out)
     from rm_jax.serve.evaluation import evaluate_run
 
     evaluate_run(
@@ -107,15 +142,23 @@ def _eval(arguments: list[str]) -> None:
 def _score(arguments: list[str]) -> None:
     parser = _parser("score", "Score the responses of records, one JSON object a line.")
     _add_checkpoint(parser)
-    parser.add_argument("--input", required=True, help="lines {prompt, responses}")
+    parser.add_argument(
+        "--input",
+        required=True,
+        help="lines {prompt, responses}, perhaps with an id; a response may be empty",
+    )
     parser.add_argument("--output", required=True, help="lines {id, scores}")
     args = parser.parse_args(arguments)
-    _refuse_existing(args.output)
+    _check_new("--output", args.output, folder=False)
+    if not os.path.isfile(args.input):
+        raise UsageError(f"--input {args.input}: no such file")
     from rm_jax.data.sources import open_source
     from rm_jax.serve.scorer import load
 
     source = open_source(f"jsonl:{args.input}")
+    _check_ids(args.input, source.name)
     model = load(args.checkpoint, args.step)
+    print(f"model: {model}", file=sys.stderr)
     folder = os.path.dirname(os.path.abspath(args.output))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = os.path.join(scratch, "scores")
@@ -131,8 +174,8 @@ def _score(arguments: list[str]) -> None:
 def _inspect(arguments: list[str]) -> None:
     parser = _parser("inspect", "Show what a step computed: rows, mask, scores, loss.")
     parser.add_argument("run", help="the run directory")
-    parser.add_argument("--step", type=int, required=True, help="the step, from 0")
-    parser.add_argument("--rows", type=int, default=4, help="rows shown; 0 is all")
+    parser.add_argument("--step", type=_count, required=True, help="the step, from 0")
+    parser.add_argument("--rows", type=_count, default=4, help="rows shown; 0 is all")
     args = parser.parse_args(arguments)
     from rm_jax.serve.inspection import inspect_step
 
@@ -158,10 +201,10 @@ def _prepare(arguments: list[str]) -> None:
 def _tokenizer(arguments: list[str]) -> None:
     parser = _parser("data tokenizer", "Train a byte-level BPE on a source.")
     _add_data(parser)
-    parser.add_argument("--vocab", type=int, required=True, help="tokens in all")
+    parser.add_argument("--vocab", type=_count, required=True, help="tokens in all")
     parser.add_argument("--out", required=True, help="a new folder")
     args = parser.parse_args(arguments)
-    _refuse_existing(args.out)
+    _check_new("--out", args.out)
     from rm_jax.data.datasets import texts
     from rm_jax.data.sources import open_source
     from rm_jax.data.tokenizers import save_tokenizer, train_bpe
@@ -194,15 +237,15 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
 }
 
 
-def _parser(verb: str, text: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"rm-jax {verb}", description=text, allow_abbrev=False
-    )
+def _parser(verb: str, text: str) -> Parser:
+    return Parser(prog=f"rm-jax {verb}", description=text, allow_abbrev=False)
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="a run directory")
-    parser.add_argument("--step", type=int, help="of the checkpoint; default the last")
+    parser.add_argument(
+        "--step", type=_step, help="of the checkpoint, or best; default the last"
+    )
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -214,21 +257,96 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or len(text) > 10 or int(text) > MOST:
+        why = f"{text[:20]!r}: want a whole number, 0 or more, at most {MOST}"
+        raise argparse.ArgumentTypeError(why)
+    return int(text)
+
+
+def _step(text: str) -> int | str:
+    try:
+        return text if text == "best" else _count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or best") from None
+
+
+def _take_knobs(
+    arguments: Sequence[str],
+) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """The other arguments, and (key, "=" or "", value) of every --config.KEY."""
+    others, knobs = [], []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith(OVERRIDE):
+            others.append(word)
+            continue
+        key, equals, value = word.removeprefix(OVERRIDE).partition("=")
+        if not equals:
+            value = next(words, "--")
+        if not key or (not equals and value.startswith("--")):
+            raise UsageError(f"{word}: no value: want {OVERRIDE}{key or 'KEY'}=VALUE")
+        knobs.append((key, equals, value))
+    return others, knobs
+
+
 def _columns(args: argparse.Namespace) -> dict[str, str] | None:
     if not args.columns:
         return None
     try:
         found = ast.literal_eval(args.columns)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UsageError(f'--columns {args.columns!r}: want {{"field": "column"}}')
+        raise UsageError(f'--columns {args.columns!r:.200}: want {{"field": "column"}}')
+    for field, column in found.items():
+        if not isinstance(field, str) or not isinstance(column, str):
+            raise UsageError(
+                f"--columns: {field!r}: {column!r:.80}: want the names of a field and "
+                "of a column, both text in quotes"
+            )
     return found
 
 
-def _refuse_existing(path: str) -> None:
-    if os.path.exists(path) and (os.path.isfile(path) or os.listdir(path)):
-        raise UsageError(f"{path} is there already: choose another name")
+def _check_new(flag: str, path: str, folder: bool = True) -> None:
+    """Refuses an output that is there, or that could not be written after the work.
+
+    Args:
+      flag: that names it.
+      path: of the output.
+      folder: it is a folder: it may be there, empty, and those above it are made.
+    """
+    whole = os.path.abspath(path)
+    empty = folder and os.path.isdir(whole) and not os.listdir(whole)
+    if os.path.lexists(whole) and not empty:
+        raise UsageError(
+            f"{flag} {path or whole} is there already: choose another name"
+        )
+    above = os.path.dirname(whole)
+    while folder and not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{flag} {path}: {above} is no folder that can be written to: make it, or "
+            "choose another"
+        )
+
+
+def _check_ids(path: str, name: str) -> None:
+    """Refuses two rows of one id, because scores are told apart by it."""
+    from rm_jax.data.files import read_rows
+    from rm_jax.data.rows import Place
+
+    numbers: dict[str, int] = {}
+    for number, row in read_rows(path):
+        given = row.get("id") if isinstance(row, dict) else None
+        key = Place(name, number).id if given is None else str(given)
+        first = numbers.setdefault(key, number)
+        if first != number:
+            raise ValueError(
+                f"{path}:{first} and {path}:{number} have the same id {key!r:.200}: "
+                "give every row its own, or none of them one"
+            )
 
 
 def _blocks(records: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -143,7 +143,10 @@ def train(
             progress.say(f"continuing {workdir} at step {start.step} of {built.total}")
             writer.write_event(start.step, "resumed")
         for event in events:
-            progress.say(f"WARNING {event}")
+            progress.say(
+                f"WARNING damaged checkpoint of step {event['step']} passed over: "
+                f"{event['why']:.300}"
+            )
             writer.write_event(start.step, event.pop("event"), **event)
         state, step = loop(config, built, start, out)
         if step < built.total or stop:

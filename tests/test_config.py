@@ -91,9 +91,9 @@ def test_an_address_of_nothing(address, message):
         ("def get_config(arg):\n  raise ValueError(arg)", ":2: ValueError"),
         ("def get_config(arg):\n  raise ValueError('no size')", ":2: no size"),
         ("def get_config(arg):\n  open('no/such')", ":2: FileNotFoundError.*no/such"),
-        ("assert False", ":1: AssertionError"),
+        ("assert False", ":1: AssertionError$"),
         ("def get_config(arg):\n  return get_config(arg)", ":2: RecursionError"),
-        (FILE.replace("return c", "load('no.py')"), ":8: no config file 'no.py'"),
+        (FILE.replace("return c", "load('no.py')"), ":9: no config file 'no.py'"),
     ],
 )
 def test_a_broken_python_file_is_named(tmp_path, text, message):
@@ -136,6 +136,24 @@ def test_a_broken_data_file_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         load(str(tmp_path / name))
+
+
+def test_a_relative_path_has_its_line_too(tmp_path, monkeypatch):
+    (tmp_path / "c.py").write_text("def get_config(arg):\n  return 1 / 0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="^c.py:2: ZeroDivisionError"):
+        load("./c.py")
+
+
+def test_a_frozen_config_of_a_file_can_be_changed(tmp_path):
+    text = FILE.replace("import ConfigDict", "import FrozenConfigDict")
+    text = text.replace("return c", "return FrozenConfigDict(c)")
+    (tmp_path / "c.py").write_text(text)
+    found = load(f"{tmp_path}/c.py:x")
+    override(found, "model.windows", "(8, 0)")
+    want = load("rm_jax:base")
+    want.name, want.batch.examples, want.model.windows = "mine-x", 7, (8, 0)
+    assert found.to_dict() == want.to_dict() == validate(found).to_dict()
 
 
 def test_an_interrupt_in_a_python_file_passes(tmp_path):
@@ -246,6 +264,8 @@ def test_a_number_of_an_open_section_may_change_its_kind(base):
         ("name", 7, "config.name = 7: want text like 'base'"),
         ("batch.examples", "(" * 5000, r"examples = '\(\(.{,200}: want int like 64"),
         ("batch.examples", "{[]: 1}", "want int like 64, got str"),
+        ("data.columns", '{1: "x"}', "1: 'x'.*want text in quotes as a name"),
+        ("data.world", "[" * 99 + "]" * 99, "world = '.{,201}: this is a section"),
         (
             "optim",
             "sgd",
@@ -340,6 +360,14 @@ def test_our_configs_are_valid(name):
         (
             {"data.valid_fraction": "0.5", "data.test_fraction": "0.5"},
             "valid_fraction . test_fraction must be below 1",
+        ),
+        (
+            {"data.columns": '{"prompt": 3}'},
+            "config.data.columns.prompt = 3: want text",
+        ),
+        (
+            {"data.columns.prompt": "{'a': 'b'}"},
+            "data.columns.prompt = a: b\n: want text",
         ),
         ({"data.eval.mine": "5"}, "config.data.eval.mine = 5: want a SPEC"),
         (

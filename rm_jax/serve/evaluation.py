@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from rm_jax import rundir, store
 from rm_jax.data import datasets
+from rm_jax.data.formats import find_format
+from rm_jax.data.sources import parse_spec
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.serve.scorer import load
 from rm_jax.writer import to_json
@@ -15,7 +17,7 @@ def evaluate_run(
     run: str,
     spec: str,
     out: str,
-    step: int | None = None,
+    step: int | str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int = 0,
 ) -> dict[str, float]:
@@ -27,15 +29,22 @@ def evaluate_run(
       run: the run directory.
       spec: the data.
       out: a new directory.
-      step: of the checkpoint; default the last sound one.
+      step: of the checkpoint, or "best"; default the last sound one.
       columns: field -> column, for `columns:` and `hf:`.
       limit: first N records; 0 is all.
+
+    Raises:
+      FileNotFoundError: no run directory, no such step, or no such data.
+      ValueError: what is wrong with the columns, the checkpoint or the data.
     """
+    if columns:
+        find_format(parse_spec(spec).format, columns)
     model = load(run, step)
     config = model.config
     data = {**config.data.to_dict(), "columns": dict(columns or {})}
-    source = datasets.open_source(spec, data, limit)
     say = lambda line: print(line, file=sys.stderr, flush=True)
+    say(f"model: {model}")
+    source = datasets.open_source(spec, data, limit)
     name = re.sub(r"[^\w.-]+", "-", source.name)
     tokens = datasets.token_set(
         name, source, data, model.contract, model.tokenizer, say

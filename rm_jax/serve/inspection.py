@@ -1,7 +1,7 @@
 """`rm-jax inspect`: what one step of a run computed, in text a person can check."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from rm_jax import losses, store
 from rm_jax.data import datasets
 from rm_jax.data.loader import StepBatch
+from rm_jax.models import RewardModel
 from rm_jax.models.attention import Place, tree_mask
 from rm_jax.serve.scorer import Scorer, load
 from rm_jax.types import Labels, PackedBatch, RewardOutput
@@ -30,10 +31,12 @@ def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
       rows: rows shown of each chunk; 0 is all.
 
     Raises:
-      ValueError: a step below 0.
+      FileNotFoundError: no run directory, or no checkpoint in it.
+      ValueError: a step or a number of rows below 0, or a step not made yet.
     """
-    if step < 0:
-        raise ValueError(f"--step {step}: steps count from 0")
+    for name, n in ("--step", step), ("--rows", rows):
+        if n < 0:
+            raise ValueError(f"{name} {n}: must be 0 or more")
     model = load(run)
     if step >= model.step:
         raise ValueError(
@@ -56,19 +59,38 @@ def _chunks(
     model: Scorer, data: datasets.Data, batch: StepBatch, rows: int
 ) -> Iterator[str]:
     objective = losses.choose(model.config.loss.to_dict())
+    outputs = _outputs(model, objective.needs_token_logp)
     for number, (packed, labels) in enumerate(batch.chunks):
         shape = batch.shapes[number]
         yield f"\nchunk {number}: {shape.rows} rows of {shape.length} tokens"
-        scores = model.score_chunk(packed, labels)
-        out = RewardOutput(jnp.asarray(scores), {}, None)
+        out = outputs(packed, labels)
+        scores = np.asarray(out.scores)
         each = losses.example_terms(
-            objective, out, labels, objective.hparams, jax.random.key(0)
+            objective,
+            out,
+            jax.tree.map(jnp.asarray, labels),
+            objective.hparams,
+            jax.random.key(0),
         )
         for e in np.flatnonzero(labels.ids >= 0):
             yield from _example(model, data, labels, scores, each, int(e))
         shown = packed.tokens.shape[0] if rows == 0 else rows
         for b in range(min(shown, packed.tokens.shape[0])):
             yield from _row(model, packed, b)
+
+
+def _outputs(
+    model: Scorer, token_logp: bool
+) -> Callable[[PackedBatch, Labels], RewardOutput]:
+    """The model on a chunk, without dropout, with all that its loss asks for."""
+    module = RewardModel(model.arch)
+
+    def apply(params, batch, examples, responses):
+        given = {"params": params}
+        return module.apply(given, batch, examples, responses, token_logp=token_logp)
+
+    jitted = jax.jit(apply, static_argnums=(2, 3))
+    return lambda batch, labels: jitted(model.params, batch, *labels.ranks.shape)
 
 
 def _example(model, data, labels: Labels, scores, each, e: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ model.score("What is 2 + 2?", ["4", "5"])        # array of two rewards
 """
 
 import pathlib
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,23 +23,33 @@ from rm_jax.data.loader import Loader
 from rm_jax.data.schema import Record, record_from_dict
 from rm_jax.data.tokenizers import load_tokenizer
 from rm_jax.evals.score import score_table
+from rm_jax.manifest import DamagedCheckpoint
 from rm_jax.models import arch as arch_module
 from rm_jax.step import make_score
 from rm_jax.types import Labels, PackedBatch
 
 
 class Scorer:
-    """A trained reward model.
+    """A trained reward model; as text, its run, step and how that was chosen.
+
+    Args:
+      run: a run directory.
+      step: of the checkpoint; "best" is the best by the run's config.train.best_metric;
+        default the last sound one, with a warning on stderr where that is not the last.
 
     Attributes:
+      run: the run directory.
       contract: how text becomes tokens and a score a reward.
       arch: of the model.
       config: of the run.
       step: of the checkpoint.
+
+    Raises:
+      FileNotFoundError: no run directory, or no such step.
+      ValueError: a damaged checkpoint, or the best step is not known.
     """
 
-    def __init__(self, run: str, step: int | None = None):
-        """Loads the last sound checkpoint of a run directory, or the one at `step`."""
+    def __init__(self, run: str, step: int | str | None = None):
         if not store.exists(store.join(run, "config.json")):
             raise FileNotFoundError(
                 f"{run} is no run directory: it has no config.json; give the --workdir "
@@ -48,7 +59,13 @@ class Scorer:
         self.config = config_module.validate(config_module.load(run))
         part = "ema" if self.config.train.ema else "params"
         checkpoints = Checkpoints(store.join(run, "checkpoints"))
-        self.params, meta, self.step = checkpoints.restore_part(part, step=step)
+        self._choice = " (last sound)" if step is None else ""
+        if step == "best":
+            self._choice = f" (best by {self.config.train.best_metric})"
+            step = _best_step(checkpoints, self.config.train)
+        self.params, meta, self.step = checkpoints.restore_part(
+            part, step=step, on_event=_warn
+        )
         self.contract = Contract.from_json(meta["contract"])
         self.arch = arch_module.from_json(meta["arch"])
         self.tokenizer = load_tokenizer(store.join(run, "tokenizer"))
@@ -58,6 +75,9 @@ class Scorer:
         )
         one = jax.tree.map(lambda _: sharding.replicated(self.mesh), self.params)
         self._score = make_score(apply, self.mesh, one)
+
+    def __str__(self) -> str:
+        return f"{self.run} step {self.step}{self._choice}"
 
     def encoder(self) -> Encoder:
         """A fresh encoder of the contract; its counts start at 0."""
@@ -81,6 +101,8 @@ class Scorer:
 
     def score_records(self, records: Iterable[Record]) -> Float[np.ndarray, "n k"]:
         """Rewards of every response of every record; NaN where there is none.
+
+        An empty response is one, too: the template's tokens around it are scored.
 
         Raises:
           ValueError: a record that the contract refuses, or none at all.
@@ -119,6 +141,33 @@ class Scorer:
         return float(scores[0]) if one else scores
 
 
-def load(run: str, step: int | None = None) -> Scorer:
-    """The model of a run directory: its last sound checkpoint, or the one at `step`."""
+def load(run: str, step: int | str | None = None) -> Scorer:
+    """The model of a run directory: `Scorer`, which says what `step` may be."""
     return Scorer(run, step)
+
+
+def _best_step(checkpoints: Checkpoints, train: Any) -> int:
+    steps = checkpoints.steps()
+    try:
+        for step in steps:
+            checkpoints.manifest(step)  # one that is damaged may have been the best
+    except DamagedCheckpoint as error:
+        raise ValueError(
+            f"--step best: cannot compare them all: {error}: give one of {steps}"
+        ) from error
+    best = checkpoints.best_step(train.best_metric, train.best_mode)
+    if best is None:
+        raise ValueError(
+            f"--step best: no checkpoint in {checkpoints.directory} has the metric "
+            f"{train.best_metric!r} of config.train.best_metric: give one of {steps}"
+        )
+    return best
+
+
+def _warn(event: Mapping[str, Any]) -> None:
+    print(
+        "WARNING: a damaged checkpoint is passed over, the checkpoint before it is "
+        f"tried: {' '.join(event['why'].split()):.240}",
+        file=sys.stderr,
+        flush=True,
+    )
