@@ -396,10 +396,8 @@ def test_a_run_that_skips_every_step_fails(make, tmp_path):
 def test_a_warm_up_that_never_ends_is_said(make, tmp_path):
     config = make(**NO_EVAL, optim__warmup="9 steps", train__duration="2 steps")
     _, said = train(config, tmp_path / "run")
-    assert (
-        "WARNING config.optim.warmup = '9 steps' is longer than the run: cut to its 2 steps"
-        in said
-    )
+    assert "WARNING config.optim.warmup = '9 steps' is longer than the run" in said
+    assert "cut to its 2 steps" in said
 
 
 def test_stopped_in_the_last_evaluation(make, tmp_path, monkeypatch):
