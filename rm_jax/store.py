@@ -1,4 +1,6 @@
-"""All file I/O of the package: paths are strings, writes are atomic.
+"""All file I/O of the package: paths are strings, local or URLs, writes are atomic.
+
+A URL (gs://bucket/run) goes to `objects`; what is different there is said there.
 
 >>> write_json("/tmp/rm_jax_store_demo.json", {"b": 1, "a": 2})
 >>> read_json("/tmp/rm_jax_store_demo.json")
@@ -11,8 +13,12 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
+
+from rm_jax import objects
+from rm_jax.objects import is_url
 
 _BLOCK = 1 << 20
 
@@ -22,14 +28,19 @@ def join(*parts: str | os.PathLike[str]) -> str:
     return os.path.join(*map(os.fspath, parts))
 
 
+def absolute(path: str) -> str:
+    """The path from the root; a URL as it is, without a slash at its end."""
+    return path.rstrip("/") if is_url(path) else os.path.abspath(path)
+
+
 def exists(path: str) -> bool:
     """Whether there is a file or a folder at `path`."""
-    return os.path.exists(path)
+    return objects.exists(path) if is_url(path) else os.path.exists(path)
 
 
 def is_dir(path: str) -> bool:
     """Whether there is a folder at `path`."""
-    return os.path.isdir(path)
+    return objects.is_dir(path) if is_url(path) else os.path.isdir(path)
 
 
 def listdir(path: str) -> list[str]:
@@ -39,6 +50,8 @@ def listdir(path: str) -> list[str]:
       FileNotFoundError: no folder at `path`.
     """
     with _clear(path, "list"):
+        if is_url(path):
+            return objects.listdir(path)
         return sorted(os.listdir(path))
 
 
@@ -61,6 +74,8 @@ def walk(path: str) -> list[str]:
 def makedirs(path: str) -> None:
     """Makes the folder and those above it; fine when it is there already."""
     with _clear(path, "make the folder"):
+        if is_url(path):
+            return objects.makedirs(path)
         os.makedirs(path, exist_ok=True)
 
 
@@ -71,8 +86,17 @@ def read_bytes(path: str) -> bytes:
       FileNotFoundError: no file at `path`.
       OSError: it cannot be read; the message says why.
     """
-    with _clear(path, "read"), open(path, "rb") as file:
-        return file.read()
+    with _clear(path, "read"):
+        if is_url(path):
+            return objects.read_bytes(path)
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def open_file(path: str) -> IO[bytes]:
+    """The file as a stream of bytes; raises as `read_bytes`."""
+    with _clear(path, "read"):
+        return objects.open_file(path) if is_url(path) else open(path, "rb")
 
 
 def read_text(path: str) -> str:
@@ -110,6 +134,8 @@ def write_bytes(path: str, data: bytes) -> None:
     """
     folder, name = os.path.split(os.path.abspath(path))
     with _clear(path, "write"):
+        if is_url(path):
+            return objects.write_bytes(path, data)
         handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -124,6 +150,28 @@ def write_bytes(path: str, data: bytes) -> None:
                 os.unlink(temporary)
             raise
         _sync_folder(folder)
+
+
+def write_new(path: str, data: bytes) -> bool:
+    """Writes the file if there is none, and says whether it did: a claim.
+
+    Of any number of callers exactly one gets True, and nobody sees a part of it.
+
+    Raises:
+      OSError: it cannot be written; the message names the path and says why.
+    """
+    if is_url(path):
+        with _clear(path, "write"):
+            return objects.write_new(path, data)
+    scratch = f"{path}.{uuid.uuid4().hex[:12]}"
+    write_bytes(scratch, data)
+    try:
+        os.link(scratch, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(scratch)
 
 
 def write_text(path: str, text: str) -> None:
@@ -159,10 +207,26 @@ def append_lines(path: str, lines: Iterable[str]) -> None:
     for line in lines:
         if "\n" in line:
             raise ValueError(f"{path}: one line holds a line break: {line!r:.80}")
-    with _clear(path, "write"), open(path, "ab") as file:
-        file.write("".join(line + "\n" for line in lines).encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+    data = "".join(line + "\n" for line in lines).encode("utf-8")
+    with _clear(path, "write"):
+        if is_url(path):
+            return objects.append(path, data) if data else None
+        with open(path, "ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def truncate(path: str, size: int) -> None:
+    """Keeps the first `size` bytes of a file that `append_lines` made.
+
+    A crash leaves the old content or the new (on object storage: some prefix of the old
+    that is no shorter than the new).
+    """
+    if is_url(path):
+        with _clear(path, "cut"):
+            return objects.truncate(path, size)
+    write_bytes(path, read_bytes(path)[:size])
 
 
 def remove(path: str) -> None:
@@ -172,11 +236,11 @@ def remove(path: str) -> None:
       FileNotFoundError: no file at `path`.
     """
     with _clear(path, "delete"):
-        os.unlink(path)
+        objects.remove(path) if is_url(path) else os.unlink(path)
 
 
 def move(path: str, to: str) -> None:
-    """Renames a file or folder; `to` must not exist.
+    """Renames a file or folder; `to` must not exist. Atomic, but not for URLs.
 
     Raises:
       FileExistsError: there is something at `to`.
@@ -185,7 +249,7 @@ def move(path: str, to: str) -> None:
     if exists(to):
         raise FileExistsError(f"{to}: exists; cannot move {path} there")
     with _clear(path, f"move to {to}"):
-        os.rename(path, to)
+        objects.move(path, to) if is_url(path) else os.rename(path, to)
 
 
 def remove_tree(path: str) -> None:
@@ -195,13 +259,51 @@ def remove_tree(path: str) -> None:
       FileNotFoundError: no folder at `path`.
     """
     with _clear(path, "delete"):
-        shutil.rmtree(path)
+        objects.remove_tree(path) if is_url(path) else shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def local(path: str) -> Iterator[str]:
+    """A local path of the file or folder: a URL is copied, and the copy deleted.
+
+    For readers that know no URLs: tokenizers, array_record.
+    """
+    if not is_url(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="rm_jax.") as folder:
+        copy = os.path.join(folder, os.path.basename(path.rstrip("/")))
+        with _clear(path, "read"):
+            objects.fetch(path, copy)
+        yield copy
+
+
+@contextlib.contextmanager
+def new_folder(path: str) -> Iterator[str]:
+    """A local folder to fill; it appears at `path` when the block ends without error.
+
+    For writers that know no URLs. Local: whole or not at all. A URL gets file by file.
+    """
+    above = tempfile.gettempdir() if is_url(path) else os.path.dirname(absolute(path))
+    with _clear(path, "write"):
+        os.makedirs(above, exist_ok=True)
+        scratch = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}.", dir=above)
+    try:
+        yield scratch
+        with _clear(path, "write"):
+            if is_url(path):
+                objects.upload(scratch, path)
+            else:
+                os.chmod(scratch, 0o777 & ~_umask())
+                os.rename(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def sha256_file(path: str) -> str:
     """SHA-256 of the file's content, in hexadecimal; raises as `read_bytes`."""
     digest = hashlib.sha256()
-    with _clear(path, "read"), open(path, "rb") as file:
+    with _clear(path, "read"), open_file(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -213,11 +315,12 @@ def _clear(path: str, what: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        folder = os.path.dirname(os.path.abspath(path))
-        why = "no such path" if os.path.isdir(folder) else f"no folder {folder}"
+        folder = os.path.dirname(absolute(path))
+        there = is_url(path) or os.path.isdir(folder)
+        why = "no such path" if there else f"no folder {folder}"
         raise FileNotFoundError(f"{path}: cannot {what}: {why}") from error
     except OSError as error:
-        raise type(error)(f"{path}: cannot {what}: {error.strerror}") from error
+        raise type(error)(f"{path}: cannot {what}: {error.strerror or error}") from error
 
 
 def _umask() -> int:

@@ -1,0 +1,194 @@
+"""The same operations as `store` on object storage: gs:// and any URL of fsspec.
+
+An object is written whole or not at all, but there is no append, no rename and no
+folder. So
+
+- a file that grows is a row of parts, PATH.parts/OFFSET, each named by where its bytes
+  begin. A reader takes the parts in order and skips one that begins before the end of
+  what it has: after any crash what is read is a prefix of what was written;
+- a folder is a prefix of names; `move` copies and then deletes, and is not atomic.
+
+`store` is what to call; it comes here for every path with "://" in it.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import IO, Any
+
+PARTS = ".parts"
+MOST_PARTS = 64  # more are merged into one
+
+
+def is_url(path: str | os.PathLike) -> bool:
+    """Whether a path is a URL, not a local file."""
+    return "://" in os.fspath(path)
+
+
+def _open(path: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it.
+
+    Raises:
+      ImportError: naming the package that reads such URLs.
+      ValueError: a scheme that nobody knows.
+    """
+    import fsspec  # half a second that local runs spare
+
+    try:
+        # Listings are never cached: other hosts write, too.
+        return fsspec.core.url_to_fs(path, use_listings_cache=False)
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: {error}; for gs:// pip install 'rm_jax[gcs]'"
+        ) from error
+
+
+def exists(path: str) -> bool:
+    """Whether there is an object, a growing file or a folder of this name."""
+    fs, name = _open(path)
+    return fs.exists(name) or fs.exists(name + PARTS)
+
+
+def is_dir(path: str) -> bool:
+    """Whether there is anything below this name; a growing file is no folder."""
+    fs, name = _open(path)
+    return fs.isdir(name)
+
+
+def listdir(path: str) -> list[str]:
+    """Names in the folder, sorted; a growing file by its own name."""
+    fs, name = _open(path)
+    found = {os.path.basename(p.rstrip("/")) for p in fs.ls(name, detail=False)}
+    return sorted({n.removesuffix(PARTS) for n in found if n})
+
+
+def makedirs(path: str) -> None:
+    """Checks that the bucket is there; folders are only prefixes."""
+    fs, name = _open(path)
+    bucket = name.strip("/").partition("/")[0]
+    if fs.protocol != "memory" and bucket and not fs.exists(bucket):
+        raise FileNotFoundError(2, f"no bucket {bucket}", path)
+
+
+def read_bytes(path: str) -> bytes:
+    """Content of the object, or of the parts of a growing file."""
+    fs, name = _open(path)
+    parts = _parts(fs, name)
+    if not parts:
+        return fs.cat_file(name)
+    out = bytearray()
+    for offset, _ in parts:
+        if offset == len(out):  # one that begins earlier is in a merged part already
+            out += fs.cat_file(_part(name, offset))
+    return bytes(out)
+
+
+def open_file(path: str) -> IO[bytes]:
+    """The object as a stream."""
+    fs, name = _open(path)
+    return fs.open(name, "rb")
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes the object in place of an older one."""
+    fs, name = _open(path)
+    fs.pipe_file(name, data)
+
+
+def write_new(path: str, data: bytes) -> bool:
+    """Writes the object if there is none; whether it did. Atomic (generation match)."""
+    fs, name = _open(path)
+    try:
+        fs.pipe_file(name, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def append(path: str, data: bytes) -> None:
+    """Adds a part to a growing file; merges the parts when they are many."""
+    fs, name = _open(path)
+    parts = _parts(fs, name)
+    end = 0
+    for offset, size in parts:
+        if offset == end:
+            end += size
+    fs.pipe_file(_part(name, end), data)
+    if len(parts) >= MOST_PARTS:
+        # The whole replaces the first part, in one write; the others are then covered
+        # by it, whether or not they are ever deleted.
+        fs.pipe_file(_part(name, 0), read_bytes(path))
+        for offset, _ in reversed(parts[1:]):
+            fs.rm_file(_part(name, offset))
+        fs.rm_file(_part(name, end))
+
+
+def truncate(path: str, size: int) -> None:
+    """Keeps the first `size` bytes of a growing file; from the end, so any crash
+    leaves a prefix.
+    """
+    fs, name = _open(path)
+    head = read_bytes(path)[:size]
+    parts = _parts(fs, name)
+    for offset, _ in reversed(parts):
+        if offset >= max(size, 1):
+            fs.rm_file(_part(name, offset))
+    parts = [(offset, n) for offset, n in parts if offset < max(size, 1)]
+    end = 0
+    for offset, n in parts:
+        if offset == end and (end := offset + n) > size:
+            fs.pipe_file(_part(name, offset), head[offset:])
+
+
+def remove(path: str) -> None:
+    """Deletes the object."""
+    fs, name = _open(path)
+    fs.rm_file(name)
+
+
+def move(path: str, to: str) -> None:
+    """Copies an object or a folder, then deletes the first: not atomic."""
+    fs, name = _open(path)
+    fs.copy(name, _open(to)[1], recursive=fs.isdir(name))
+    remove_tree(path) if fs.isdir(name) else fs.rm_file(name)
+
+
+def remove_tree(path: str) -> None:
+    """Deletes everything below this name."""
+    fs, name = _open(path)
+    fs.rm(name, recursive=True)
+
+
+def fetch(path: str, to: str) -> None:
+    """Copies an object or a folder to a local path."""
+    fs, name = _open(path)
+    fs.get(name, to, recursive=fs.isdir(name))
+
+
+def upload(path: str, to: str) -> None:
+    """Copies a local folder to a folder of this name."""
+    fs, name = _open(to)
+    for folder, _, files in os.walk(path):
+        below = os.path.relpath(folder, path)
+        for file in sorted(files):
+            there = "/".join(p for p in (name.rstrip("/"), below, file) if p != ".")
+            fs.put_file(os.path.join(folder, file), there)
+
+
+def blocks(path: str, size: int) -> Iterator[bytes]:
+    """Content of the object, by pieces."""
+    with open_file(path) as file:
+        while block := file.read(size):
+            yield block
+
+
+def _part(name: str, offset: int) -> str:
+    return f"{name}{PARTS}/{offset:015d}"
+
+
+def _parts(fs: Any, name: str) -> list[tuple[int, int]]:
+    """(offset, size) of each part, ascending."""
+    try:
+        found = fs.ls(name + PARTS, detail=True)
+    except FileNotFoundError:
+        return []
+    return sorted((int(os.path.basename(f["name"])), f["size"]) for f in found)
