@@ -6,7 +6,8 @@ from typing import Any
 from orbax.checkpoint import v1 as ocp
 
 MANIFEST_FILE = "manifest/data.json"
-UNFINISHED = ".orbax-checkpoint-tmp"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder not yet renamed
+FINISHED = "commit_success.txt"  # on object storage, which renames nothing, comes last
 
 
 def start_save(
@@ -14,11 +15,12 @@ def start_save(
 ) -> Callable[[], None]:
     """Starts writing nested arrays and a JSON object to a new folder.
 
-    Returns when the arrays have left the devices, so they may be donated. The folder
-    has `path` as its name only once it is whole; until then UNFINISHED is added to it.
+    Returns when the arrays have left the devices, so they may be donated. A local
+    folder has `path` as its name only once it is whole, until then UNFINISHED is added
+    to it; on object storage it is whole once it has FINISHED in it.
 
     Args:
-      path: absolute; must not exist.
+      path: absolute, or a URL; must not exist.
       arrays: nested dicts of jax arrays.
       manifest: a JSON object, to be found at MANIFEST_FILE below `path`.
 

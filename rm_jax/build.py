@@ -1,5 +1,6 @@
 """Everything a run needs before its first step, the cheapest checks first."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -66,8 +67,11 @@ def build(
     )
     for shape in shapes:
         sharding.rows_divide(mesh, shape.rows, f"chunk of row length {shape.length}")
-    kept = None if workdir is None else store.join(workdir, "tokenizer")
-    data = datasets.open_data(config, kept, say)
+    with contextlib.ExitStack() as stack:
+        kept = None  # the run's own tokenizer; run.json is written after it
+        if workdir is not None and store.exists(store.join(workdir, "run.json")):
+            kept = stack.enter_context(store.local(store.join(workdir, "tokenizer")))
+        data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
     loaders = {
         name: Loader(
@@ -155,9 +159,11 @@ def describe(config: Any, workdir: str, built: Built) -> None:
     at = lambda name: store.join(workdir, name)
     store.makedirs(workdir)
     store.write_text(at("config.json"), rundir.config_text(config))
-    if not store.exists(at("tokenizer")):
-        save_tokenizer(built.data.tokenizer, at("tokenizer.tmp"))
-        store.move(at("tokenizer.tmp"), at("tokenizer"))
+    if not store.exists(at("run.json")):  # it is written last: all above it is whole
+        if store.exists(at("tokenizer")):
+            store.remove_tree(at("tokenizer"))
+        with store.new_folder(at("tokenizer")) as folder:
+            save_tokenizer(built.data.tokenizer, folder)
     store.write_text(at("contract.json"), built.data.contract.to_json())
     store.write_json(at("arch.json"), built.arch.to_json())
     sets = {"train": built.data.train, **built.data.evals}

@@ -21,7 +21,6 @@ so damage is not taken for a state of another shape.
 
 import contextlib
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,13 +61,14 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str):
-        self.directory = os.path.abspath(directory)
+        self.directory = store.absolute(directory)
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """Steps whose save was finished, ascending."""
         names = store.listdir(self.directory) if store.exists(self.directory) else []
-        return sorted(int(name) for name in names if re.fullmatch(r"\d+", name))
+        steps = sorted(int(name) for name in names if re.fullmatch(r"\d+", name))
+        return [s for s in steps if self._finished(s)]
 
     def latest(self) -> int | None:
         """The last step, or None."""
@@ -194,6 +194,10 @@ class Checkpoints:
                 continue  # without metrics it cannot be the best; `restore` reports it
         return manifests
 
+    def _finished(self, step: int) -> bool:
+        marker = store.join(self._path(step), backend.FINISHED)
+        return not store.is_url(self.directory) or store.exists(marker)
+
     def _path(self, step: int) -> str:
         return store.join(self.directory, str(step))
 
@@ -235,8 +239,10 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         self._pending: tuple[int, Callable[[], None]] | None = None
         best([], "", best_mode)  # raises now if the mode is unknown
         store.makedirs(self.directory)
-        for name in store.listdir(self.directory):
-            if backend.UNFINISHED in name or name.endswith(_DELETED):
+        finished = {str(step) for step in self.steps()}
+        for name in store.listdir(self.directory) if store.exists(directory) else ():
+            started = re.fullmatch(r"\d+", name) and name not in finished
+            if started or backend.UNFINISHED in name or name.endswith(_DELETED):
                 store.remove_tree(store.join(self.directory, name))
 
     def save(
@@ -308,9 +314,7 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
             raise OSError(f"{self._path(step)}: cannot save: {error}") from error
         # Only now, with the new step on disk, may an older one go.
         for old in set(self.steps()) - self._kept():
-            trash = self._path(old) + _DELETED
-            store.move(self._path(old), trash)
-            store.remove_tree(trash)
+            self._delete(old)
 
     def close(self) -> None:
         """The same as `wait`."""
@@ -334,8 +338,22 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
             aside = self._path(step) + _DAMAGED
             if store.exists(aside):
                 store.remove_tree(aside)
-            store.move(self._path(step), aside)
+            if store.is_url(self.directory):
+                store.copy_tree(self._path(step), aside)
+                self._delete(step)
+            else:
+                store.move(self._path(step), aside)
         self._damaged.clear()
+
+    def _delete(self, step: int) -> None:
+        """Deletes a step so that it is gone at once, however long its files take."""
+        if store.is_url(self.directory):
+            store.remove(store.join(self._path(step), backend.FINISHED))
+            store.remove_tree(self._path(step))
+        else:
+            trash = self._path(step) + _DELETED
+            store.move(self._path(step), trash)
+            store.remove_tree(trash)
 
 
 def _read_arrays(path: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -36,7 +36,7 @@ __all__ = [
 OPEN = ("data.eval", "data.columns", "data.world", "loss", "data.audit")
 
 
-def locate(address: str) -> pathlib.Path:
+def locate(address: str) -> str:
     """The file of "path.py", "path.json", a run directory or "rm_jax:name"."""
     package, colon, name = address.partition(":")
     if package == "rm_jax" and colon:
@@ -46,11 +46,11 @@ def locate(address: str) -> pathlib.Path:
         if name not in files:
             known = sorted(files.keys() - {"__init__"})
             raise ConfigError(f"no config {address!r}; known: {known}")
-        return files[name]
-    path = pathlib.Path(address)
-    if path.is_dir():
-        path = path / "config.json"
-    if not path.is_file():
+        return str(files[name])
+    path = address if store.is_url(address) else str(pathlib.Path(address))
+    if store.is_dir(path):
+        path = store.join(path, "config.json")
+    if not store.exists(path):
         raise ConfigError(
             f"no config file {address!r}: give FILE.py[:ARG], a config.json, a run "
             "directory or rm_jax:NAME[:ARG]"
@@ -69,22 +69,25 @@ def load(address: str) -> ConfigDict:
       ConfigError: naming the file, whatever went wrong in it.
     """
     head, arg = address, ""
-    if not pathlib.Path(address).exists():
+    if not store.is_url(address) and not store.exists(address):
         fixed = "rm_jax:" if address.startswith("rm_jax:") else ""
         name, _, arg = address[len(fixed) :].partition(":")
         head = fixed + name
     path = locate(head)
-    if path.suffix == ".py":
+    if path.endswith(".py"):
+        if store.is_url(path):
+            raise ConfigError(f"{path}: a .py config is code: copy it here and read it")
         return _from_python(path, arg)
-    if path.suffix != ".json":
+    if not path.endswith(".json"):
         raise ConfigError(f"{path}: want a .py or .json file")
     if arg:
         raise ConfigError(f"{address!r}: a JSON config takes no argument")
     return _from_json(path)
 
 
-def _from_python(path: pathlib.Path, arg: str) -> ConfigDict:
-    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+def _from_python(path: str, arg: str) -> ConfigDict:
+    name = f"_config_{pathlib.Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     with _named(path):
         spec.loader.exec_module(module)
@@ -97,7 +100,7 @@ def _from_python(path: pathlib.Path, arg: str) -> ConfigDict:
     return config.as_configdict() if isinstance(config, FrozenConfigDict) else config
 
 
-def _from_json(path: pathlib.Path) -> ConfigDict:
+def _from_json(path: str) -> ConfigDict:
     """The base config with a JSON file's values: types as in base (tuples, floats)."""
     text, config = store.read_text(path), load("rm_jax:base")
     with _named(path):
@@ -114,13 +117,13 @@ def _from_json(path: pathlib.Path) -> ConfigDict:
 
 
 @contextlib.contextmanager
-def _named(path: pathlib.Path) -> Iterator[None]:
+def _named(path: str) -> Iterator[None]:
     """Whatever goes wrong inside is a ConfigError that names the file, and the line."""
     try:
         yield
     except (Exception, SystemExit) as error:
         calls = traceback.extract_tb(error.__traceback__)
-        names = str(path), str(path.absolute())
+        names = path, store.absolute(path)
         lines = [call.lineno for call in calls if call.filename in names]
         where = f"{path}:{lines[-1]}" if lines else path
         raise ConfigError(f"{where}: {_why(error)}") from error

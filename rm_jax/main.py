@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
+
+from rm_jax import store
 
 USAGE = """\
 rm-jax: train, evaluate and look into reward models.
@@ -150,7 +151,7 @@ def _score(arguments: list[str]) -> None:
     parser.add_argument("--output", required=True, help="lines {id, scores}")
     args = parser.parse_args(arguments)
     _check_new("--output", args.output, folder=False)
-    if not os.path.isfile(args.input):
+    if not store.exists(args.input) or store.is_dir(args.input):
         raise UsageError(f"--input {args.input}: no such file")
     from rm_jax.data.sources import open_source
     from rm_jax.serve.scorer import load
@@ -159,16 +160,13 @@ def _score(arguments: list[str]) -> None:
     _check_ids(args.input, source.name)
     model = load(args.checkpoint, args.step)
     print(f"model: {model}", file=sys.stderr)
-    folder = os.path.dirname(os.path.abspath(args.output))
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        path = os.path.join(scratch, "scores")
-        with open(path, "w", encoding="utf-8") as f:
-            for block in _blocks(source.records(), 1024):
-                scores = model.score_records(block)
-                for record, row in zip(block, scores, strict=True):
-                    values = [float(s) for s in row[: len(record.responses)]]
-                    f.write(json.dumps({"id": record.id, "scores": values}) + "\n")
-        os.replace(path, args.output)
+    with store.new_file(args.output) as f:
+        for block in _blocks(source.records(), 1024):
+            scores = model.score_records(block)
+            for record, row in zip(block, scores, strict=True):
+                values = [float(s) for s in row[: len(record.responses)]]
+                line = json.dumps({"id": record.id, "scores": values}) + "\n"
+                f.write(line.encode())
 
 
 def _inspect(arguments: list[str]) -> None:
@@ -210,7 +208,11 @@ def _tokenizer(arguments: list[str]) -> None:
     from rm_jax.data.tokenizers import save_tokenizer, train_bpe
 
     source = open_source(args.data, columns=_columns(args))
-    save_tokenizer(train_bpe(texts(source.records()), args.vocab), args.out)
+    tokenizer = train_bpe(texts(source.records()), args.vocab)
+    if os.path.isdir(args.out):  # empty
+        os.rmdir(args.out)
+    with store.new_folder(args.out) as folder:
+        save_tokenizer(tokenizer, folder)
     print(f"{args.out}: use it with --config.contract.tokenizer={args.out}")
 
 
@@ -316,6 +318,10 @@ def _check_new(flag: str, path: str, folder: bool = True) -> None:
       path: of the output.
       folder: it is a folder: it may be there, empty, and those above it are made.
     """
+    if store.is_url(path):
+        if store.exists(path):
+            raise UsageError(f"{flag} {path} is there already: choose another name")
+        return
     whole = os.path.abspath(path)
     empty = folder and os.path.isdir(whole) and not os.listdir(whole)
     if os.path.lexists(whole) and not empty:

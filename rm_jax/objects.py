@@ -145,11 +145,10 @@ def remove(path: str) -> None:
     fs.rm_file(name)
 
 
-def move(path: str, to: str) -> None:
-    """Copies an object or a folder, then deletes the first: not atomic."""
+def copy_tree(path: str, to: str) -> None:
+    """Copies everything below a name to below another."""
     fs, name = _open(path)
-    fs.copy(name, _open(to)[1], recursive=fs.isdir(name))
-    remove_tree(path) if fs.isdir(name) else fs.rm_file(name)
+    fs.copy(name, _open(to)[1], recursive=True)
 
 
 def remove_tree(path: str) -> None:
@@ -162,6 +161,12 @@ def fetch(path: str, to: str) -> None:
     """Copies an object or a folder to a local path."""
     fs, name = _open(path)
     fs.get(name, to, recursive=fs.isdir(name))
+
+
+def upload_file(path: str, to: str) -> None:
+    """Copies a local file to an object."""
+    fs, name = _open(to)
+    fs.put_file(path, name)
 
 
 def upload(path: str, to: str) -> None:

@@ -52,11 +52,6 @@ def claim(workdir: str, config: Any) -> bool:
       ConfigError: a directory with other files, or a run whose config differs: names
         each key, its old and its new value.
     """
-    if "://" in workdir:
-        raise ConfigError(
-            f"--workdir {workdir}: run directories are local; object storage is not "
-            "supported yet"
-        )
     path = store.join(workdir, "config.json")
     if not store.exists(path):
         if store.exists(workdir) and store.listdir(workdir):

@@ -217,6 +217,32 @@ def append_lines(path: str, lines: Iterable[str]) -> None:
             os.fsync(file.fileno())
 
 
+@contextlib.contextmanager
+def new_file(path: str) -> Iterator[IO[bytes]]:
+    """A stream to write; the file appears at `path` when the block ends without error.
+
+    Raises:
+      OSError: it cannot be written; the message names the path and says why.
+    """
+    above = tempfile.gettempdir() if is_url(path) else os.path.dirname(absolute(path))
+    with _clear(path, "write"):
+        handle, scratch = tempfile.mkstemp(prefix=".rm_jax.", dir=above)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with _clear(path, "write"):
+            if is_url(path):
+                objects.upload_file(scratch, path)
+            else:
+                os.chmod(scratch, 0o666 & ~_umask())
+                os.replace(scratch, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(scratch)
+
+
 def truncate(path: str, size: int) -> None:
     """Keeps the first `size` bytes of a file that `append_lines` made.
 
@@ -240,7 +266,7 @@ def remove(path: str) -> None:
 
 
 def move(path: str, to: str) -> None:
-    """Renames a file or folder; `to` must not exist. Atomic, but not for URLs.
+    """Renames a local file or folder; `to` must not exist.
 
     Raises:
       FileExistsError: there is something at `to`.
@@ -249,7 +275,17 @@ def move(path: str, to: str) -> None:
     if exists(to):
         raise FileExistsError(f"{to}: exists; cannot move {path} there")
     with _clear(path, f"move to {to}"):
-        objects.move(path, to) if is_url(path) else os.rename(path, to)
+        os.rename(path, to)
+
+
+def copy_tree(path: str, to: str) -> None:
+    """Copies a folder on object storage, where nothing can be renamed.
+
+    Raises:
+      FileNotFoundError: nothing at `path`.
+    """
+    with _clear(path, f"copy to {to}"):
+        objects.copy_tree(path, to)
 
 
 def remove_tree(path: str) -> None:
@@ -260,6 +296,12 @@ def remove_tree(path: str) -> None:
     """
     with _clear(path, "delete"):
         objects.remove_tree(path) if is_url(path) else shutil.rmtree(path)
+
+
+def upload(folder: str, to: str) -> None:
+    """Copies a local folder to one on object storage, over what is there."""
+    with _clear(to, "write"):
+        objects.upload(folder, to)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@
 
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -199,10 +201,13 @@ class _TensorBoard(_Sink):
                 "config.train.tensorboard needs tensorboardX: pip install "
                 "'rm_jax[report]', or --config.train.tensorboard=False"
             ) from error
-        folder = store.join(workdir, "tensorboard")
-        store.makedirs(folder)
+        self._folder = store.join(workdir, "tensorboard")
+        self._local = self._folder
+        if store.is_url(workdir):  # event files only grow: they are copied when flushed
+            self._local = tempfile.mkdtemp(prefix="rm_jax.tensorboard.")
+        store.makedirs(self._local)
         self._writer = tensorboardX.SummaryWriter(
-            logdir=str(folder), purge_step=step + 1, flush_secs=10
+            logdir=self._local, purge_step=step + 1, flush_secs=10
         )
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -223,9 +228,17 @@ class _TensorBoard(_Sink):
 
     def flush(self) -> None:
         self._writer.flush()
+        self._copy()
 
     def close(self) -> None:
         self._writer.close()
+        self._copy()
+        if self._local != self._folder:
+            shutil.rmtree(self._local, ignore_errors=True)
+
+    def _copy(self) -> None:
+        if self._local != self._folder:
+            store.upload(self._local, self._folder)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -257,7 +270,7 @@ def _repair(path: str, step: float, evaluated: bool) -> None:
             break
         end += len(line)
     if end < len(text):
-        store.write_text(path, text[:end])
+        store.truncate(path, len(text[:end].encode()))
 
 
 def _step(path: str, line: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 # Lowest first. A file imports from lower layers and from its own package, never from a
 # neighbour in its layer: so any of them can be read, tested and replaced alone.
 LAYERS = (
-    ("types",),
+    ("types", "objects"),
     ("store", "limits", "digest", "backend", "sharding", "progress"),
     ("config", "manifest", "writer"),
     ("data", "models", "losses", "optim"),
@@ -25,8 +25,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 DOORS = ("__init__.py", "__main__.py")
 # Installed but heavy: imported by the function that uses them.
 LAZY = {
-    "array_record", "datasets", "matplotlib", "pandas", "tensorboardX", "tensorflow",
-    "tensorflow_datasets", "torch", "transformers",
+    "array_record", "datasets", "fsspec", "matplotlib", "pandas", "tensorboardX",
+    "tensorflow", "tensorflow_datasets", "torch", "transformers",
 }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def _render(context: Mapping[str, Any]) -> str:
 def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
     evals, note = tables.final_evals(run)
     return {
-        "title": run.config.get("name") or os.path.basename(os.path.abspath(run.path)),
+        "title": run.config.get("name") or os.path.basename(store.absolute(run.path)),
         "date": now.strftime("%Y-%m-%d %H:%M"),
         "commit": run.info.get("commit"),
         "diff": run.info.get("dirty_diff"),

@@ -68,7 +68,8 @@ class Scorer:
         )
         self.contract = Contract.from_json(meta["contract"])
         self.arch = arch_module.from_json(meta["arch"])
-        self.tokenizer = load_tokenizer(store.join(run, "tokenizer"))
+        with store.local(store.join(run, "tokenizer")) as folder:
+            self.tokenizer = load_tokenizer(folder)
         _, apply = models.functions(self.arch)
         self.mesh = sharding.make_mesh(
             {"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]
