@@ -31,6 +31,6 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optim.learning_rate = 2e-3
     c.optim.warmup = "40 steps"
     c.train.duration = "1 epochs"
-    c.train.eval_every = "100 steps"
-    c.train.save_every = "100 steps"
+    c.train.eval_every = "300 steps"
+    c.train.save_every = "300 steps"
     return c
