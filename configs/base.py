@@ -40,6 +40,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "unlabelled": "drop",  # no two ranks, soft label, rating or step label
             "conflict": "keep",  # the same pair preferred both ways: real disagreement
             "duplicate": "keep",
+            "tied": "keep",  # every pair of it a tie
+            "zero_weight": "keep",  # counts nothing; a set of nothing else is refused
         }
     )
     c.data.limit = 0  # first N records of the training source; 0 is all

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, UInt16
 
 from rm_jax.data.schema import Record, response_text
 
@@ -27,6 +27,8 @@ DEFAULT_POLICY = {
     "unlabelled": "drop",  # no two ranks, no soft label, no rating, no step label
     "conflict": "keep",  # the same two texts preferred both ways: real disagreement
     "duplicate": "keep",  # prompt, responses and labels seen before
+    "tied": "keep",  # labelled, but no response is preferred to another
+    "zero_weight": "keep",  # weight 0: counts in no loss and no metric
 }
 _BIT = {kind: 1 << i for i, kind in enumerate(DEFAULT_POLICY)}
 _TRIMMABLE = 1 << len(_BIT)
@@ -43,6 +45,7 @@ class Report:
       kept: records that stay.
       trimmed: records of K > 2 that stay without their empty responses.
       counts: kind -> records of that kind.
+      kept_tied: records that stay and are tied.
       examples: kind -> ids of the first five.
       policy: kind -> what was done.
     """
@@ -51,11 +54,12 @@ class Report:
     kept: int
     trimmed: int
     counts: Mapping[str, int]
+    kept_tied: int
     examples: Mapping[str, tuple[str, ...]]
     policy: Mapping[str, str]
 
     def lines(self) -> list[str]:
-        """The report as text: totals, then one line for every kind."""
+        """The report as text: totals, a line for every kind, perhaps a warning."""
         head = f"audit: {self.total} records, {self.kept} kept"
         if self.trimmed:
             head += f", {self.trimmed} of them without their empty responses"
@@ -64,6 +68,10 @@ class Report:
             f"{', '.join(self.examples[kind])}"
             for kind, count in self.counts.items()
         ]
+        if self.kept and self.kept_tied == self.kept:
+            rows.append(
+                f"  all {self.kept} records kept are tied: no response is preferred"
+            )
         return [head, *(row.rstrip() for row in rows)]
 
 
@@ -85,38 +93,46 @@ def audit(
     """Looks for records that should not be trained on, and leaves out what policy says.
 
     Reads all records once; iterating the result reads them again. Memory: 8 bytes for
-    every preferred pair of texts and 9 for every record (64-bit hashes: at 100 million
+    every preferred pair of texts and 10 for every record (64-bit hashes: at 100 million
     pairs one false conflict in 2,000 audits).
 
     `empty_side: drop` takes from a record of K > 2 only the empty responses, as long as
-    two that differ in preference stay. `conflict` counts every record with a pair that
-    some record, or the record itself, prefers the other way. `duplicate` counts the
-    second and later copies.
+    two labelled ones stay. `conflict` counts every record with a pair that some record,
+    or the record itself, prefers the other way. `duplicate` counts the second and later
+    copies. Where all records that stay are `tied`, the report warns.
 
     Args:
       records: starts an iteration, the same records each time (`Source.records`).
       policy: kind -> keep, drop or raise; others as in DEFAULT_POLICY.
 
     Raises:
-      ValueError: unknown kind or action, or a finding whose policy is raise.
+      ValueError: unknown kind or action, a finding whose policy is raise, no record
+        that stays, or none of them with a weight above 0.
     """
     actions = {**DEFAULT_POLICY, **policy}
     _check(actions)
     scan = _Scan(records)
+    stays = ~scan.dropped(actions)
     report = Report(
         total=len(scan.flags),
-        kept=int((~scan.dropped(actions)).sum()),
+        kept=int(stays.sum()),
         trimmed=int(scan.trimmed(actions).sum()),
         counts={kind: int(scan.of(kind).sum()) for kind in DEFAULT_POLICY},
+        kept_tied=int((stays & scan.of("tied")).sum()),
         examples=scan.examples,
         policy=actions,
     )
     _refuse(report)
-    drop, trim = scan.dropped(actions), scan.trimmed(actions)
+    if not (stays & ~scan.of("zero_weight")).any():
+        raise ValueError(
+            f"audit: all {report.kept} weights are 0 (zero_weight), so there is "
+            "nothing to learn or measure: give records a weight above 0"
+        )
+    trim = scan.trimmed(actions)
 
     def kept() -> Iterator[Record]:
-        for record, out, cut in zip(records(), drop, trim, strict=True):
-            if not out:
+        for record, stay, cut in zip(records(), stays, trim, strict=True):
+            if stay:
                 yield without_empty(record) if cut else record
 
     return Audited(kept, report)
@@ -147,10 +163,10 @@ class _Scan:
         self._pairs = array.array("Q")  # undirected hash << 1 | direction
         self._pairs_of = array.array("i")  # how many of them each record has
         self._copies = array.array("Q")
-        flags = bytearray()
+        flags = array.array("H")
         for record in records():
             flags.append(self._read(record))
-        self.flags: UInt8[np.ndarray, "n"] = np.array(flags)
+        self.flags: UInt16[np.ndarray, "n"] = np.asarray(flags)
         self._mark("duplicate", self._duplicates(), records)
         self._mark("conflict", self._conflicts(), records)
 
@@ -222,6 +238,10 @@ def _kinds(record: Record) -> set[str]:
         kinds.add("empty_side")
     if not _is_labelled(record):
         kinds.add("unlabelled")
+    elif not _is_rated(record) and next(_preferences(record), None) is None:
+        kinds.add("tied")
+    if not record.weight:
+        kinds.add("zero_weight")
     return kinds
 
 
@@ -230,22 +250,27 @@ def _is_labelled(record: Record) -> bool:
     return (
         sum(r is not None for r in record.ranks) > 1
         or record.soft is not None
-        or any(v is not None for values in record.ratings.values() for v in values)
-        or any(s.label is not None for steps in record.steps for s in steps)
+        or _is_rated(record)
     )
+
+
+def _is_rated(record: Record) -> bool:
+    return any(
+        v is not None for values in record.ratings.values() for v in values
+    ) or any(s.label is not None for steps in record.steps for s in steps)
 
 
 def _is_trimmable(record: Record, kinds: set[str]) -> bool:
     if "empty_side" not in kinds or len(record.responses) <= 2:
         return False
     rest = without_empty(record)
-    return len(rest.responses) > 1 and _kinds(rest) <= kinds - {"empty_side"}
+    return len(rest.responses) > 1 and _kinds(rest) <= kinds - {"empty_side"} | {"tied"}
 
 
 def _preferences(record: Record) -> Iterator[tuple[int, int]]:
     """(winner, loser) of every pair the ranks, or else the soft label, decide."""
     ranked = [(r, i) for i, r in enumerate(record.ranks) if r is not None]
-    if not ranked and record.soft not in (None, 0.5):
+    if len(ranked) < 2 and record.soft not in (None, 0.5):
         yield (0, 1) if record.soft > 0.5 else (1, 0)
     for (a, i), (b, j) in itertools.combinations(ranked, 2):
         if a != b:

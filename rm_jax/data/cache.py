@@ -7,6 +7,7 @@ and is built again. Nothing in it changes after that.
 
 import array
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,11 @@ ARRAYS = {
     "prompt_hash": np.int64,  # [examples] cluster of the example
     "id_start": np.int64,  # [examples + 1] offsets into ids.txt
 }
+META = {
+    "attributes", "audit", "bytes", "counts", "examples", "fields", "max_responses",
+    "source", "token_dtype", "tokens", "truncation", "version",
+}  # fmt: skip
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TYPECODES = {np.int64: "q", np.int32: "i", np.float32: "f"}
 
 
@@ -128,9 +134,31 @@ def build(
       source: what was read, kept in meta.json; read after the last record.
 
     Raises:
-      CacheError: no record was left to write.
+      CacheError: no record was left to write, or the folder cannot be written.
     """
     final = pathlib.Path(directory)
+    try:
+        return _build(records, encoder, final, audit, source)
+    except OSError as error:
+        first = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        if not _is_writing(first, final):
+            raise
+        raise CacheError(
+            f"token cache {final}: cannot be written: {first.strerror}: set "
+            "config.data.cache_dir to a folder that can, with room"
+        ) from error
+
+
+def _is_writing(error: OSError, folder: pathlib.Path) -> bool:
+    """Whether it came from writing the cache, not from reading the source."""
+    if error.filename is None:
+        return error.errno in _FULL
+    path = pathlib.Path(error.filename)
+    inside = f"{path}/".startswith((f"{folder}/", f"{folder}."))  # or in its scratch
+    return inside or path in folder.parents
+
+
+def _build(records, encoder: Encoder, final: pathlib.Path, audit, source) -> TokenSet:
     scratch = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}.tmp")
     scratch.mkdir(parents=True)
     try:
@@ -172,7 +200,7 @@ def _write(records, encoder: Encoder, folder: pathlib.Path) -> dict[str, Any]:
             examples += 1
             max_responses = max(max_responses, len(encoded.responses))
     for name, t in ARRAYS.items():
-        np.asarray(columns[name], t).tofile(folder / f"{name}.bin")
+        (folder / f"{name}.bin").write_bytes(memoryview(np.asarray(columns[name], t)))
     return {
         "version": VERSION,
         "examples": examples,
@@ -237,33 +265,64 @@ def open_cache(directory: str | os.PathLike) -> TokenSet:
     """Memory-maps a finished cache.
 
     Raises:
-      CacheError: a file is missing or has the wrong size; delete the folder to rebuild.
+      CacheError: a file is missing, has the wrong size or does not fit the others;
+        delete the folder to rebuild.
     """
     folder = pathlib.Path(directory)
     try:
-        meta = store.read_json(folder / "meta.json")
-    except ValueError as error:
+        return _open(folder)
+    except (OSError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        why = str(error)
+        if str(folder) not in why:  # of Python or numpy: a value of a wrong kind
+            why = f"{folder}: damaged: {type(error).__name__}: {why}"
         raise CacheError(
-            f"token cache {error}: delete {folder} and it is built again"
+            f"token cache {why}: delete {folder} and it is built again"
         ) from None
-    if meta.get("version") != VERSION:
-        raise CacheError(
-            f"token cache {folder} has version {meta.get('version')}, this code "
-            f"reads {VERSION}: delete it"
-        )
+
+
+def _open(folder: pathlib.Path) -> TokenSet:
+    path = folder / "meta.json"
+    meta = store.read_json(path)
+    if not isinstance(meta, dict) or meta.get("version") != VERSION:
+        found = meta.get("version") if isinstance(meta, dict) else None
+        raise ValueError(f"{folder} has version {found}, this code reads {VERSION}")
+    if missing := sorted(META - set(meta)):
+        raise ValueError(f"{path}: misses {missing}")
     for name, size in meta["bytes"].items():
-        path = folder / name
-        found = path.stat().st_size if path.exists() else -1
+        found = (folder / name).stat().st_size if (folder / name).exists() else -1
         if found != size:
-            raise CacheError(
-                f"token cache {path}: {found} bytes, want {size}: delete {folder} and "
-                "it is built again"
-            )
+            raise ValueError(f"{folder / name}: {found} bytes, want {size}")
     arrays = {name: _map(folder / f"{name}.bin", t) for name, t in ARRAYS.items()}
     attributes = len(meta["attributes"])
     arrays["ratings"] = arrays["ratings"].reshape(len(arrays["ranks"]), attributes)
     tokens = _map(folder / "tokens.bin", np.dtype(meta["token_dtype"]))
+    _check_offsets(folder, meta, tokens, arrays)
     return TokenSet(folder, meta, tokens, arrays)
+
+
+def _check_offsets(folder: pathlib.Path, meta, tokens, arrays) -> None:
+    """Whether arrays are as long as meta.json and the offsets into them say."""
+    n, branches = meta["examples"], len(arrays["branch_start"]) - 1
+    ends = {
+        "branch_start": (branches + 1, len(tokens)),
+        "example_branch": (n + 1, branches),
+        "id_start": (n + 1, (folder / "ids.txt").stat().st_size),
+    }
+    for name, (length, end) in ends.items():
+        found = arrays[name]
+        if len(found) != length or found[0] != 0 or found[-1] != end:
+            raise ValueError(
+                f"{folder / name}.bin: {len(found)} offsets, first {found[:1]}, last "
+                f"{found[-1:]}: want {length} from 0 to {end}"
+            )
+    lengths = {"tokens": (len(tokens), meta["tokens"])}
+    for name in ("prompt_keep", "ranks", "gold"):
+        lengths[name] = len(arrays[name]), branches - n
+    for name in ("strength", "soft", "weight", "prompt_hash"):
+        lengths[name] = len(arrays[name]), n
+    for name, (found, length) in lengths.items():
+        if found != length:
+            raise ValueError(f"{folder / name}.bin: {found} values, want {length}")
 
 
 def _map(path: pathlib.Path, dtype) -> Float[np.ndarray, "n"] | Int[np.ndarray, "n"]:

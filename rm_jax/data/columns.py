@@ -12,7 +12,7 @@ from typing import Any
 
 from rm_jax.data.pairs import pair_record
 from rm_jax.data.rows import Place, Row
-from rm_jax.data.schema import Record, RowError, record_from_dict
+from rm_jax.data.schema import Record, RowError, record_from_dict, shown
 
 PAIR = ("prompt", "chosen", "rejected")
 RANKED = ("prompt", "responses", "ranks")
@@ -30,11 +30,12 @@ def column_parser(
         `soft`, `weight`. A column is a name or a dotted path (`answers.0.text`).
 
     Raises:
-      ValueError: unknown field, or fields that do not make a record.
+      ValueError: unknown field, a column that is no name, or fields that do not make a
+        record.
     """
     is_pair = "chosen" in columns or "rejected" in columns
     wanted, optional = (PAIR, "prompt") if is_pair else (RANKED, "ranks")
-    unknown = sorted(set(columns) - set(wanted) - set(EXTRA))
+    unknown = [f for f in columns if f not in (*wanted, *EXTRA)]
     missing = [f for f in wanted if f not in columns and f != optional]
     if unknown or missing:
         raise ValueError(
@@ -42,6 +43,12 @@ def column_parser(
             f"{missing}; give {PAIR} (prompt may be left out) or {RANKED} (ranks may "
             f"be left out), and any of {EXTRA}"
         )
+    for field, column in columns.items():
+        if not isinstance(column, str) or not column:
+            raise ValueError(
+                f"columns: {field!r}: {shown(column)}: want the name of a column, or a "
+                "dotted path"
+            )
 
     def parse(row: Row, place: Place) -> list[Record]:
         found = {f: _column(row, path, f, place) for f, path in columns.items()}

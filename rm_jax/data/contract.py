@@ -44,17 +44,13 @@ def make_contract(
       tokenizer: what `config["tokenizer"]` names, built.
 
     Raises:
-      ContractError: a value out of range, or a tokenizer without template.
+      ContractError: a value out of range, a template file that cannot be used, or a
+        tokenizer without template.
     """
-    if config["template"] != "tokenizer":
-        template = store.read_text(config["template"])
-    elif tokenizer.chat_template:
-        template = tokenizer.get_chat_template()
+    if config["template"] == "tokenizer":
+        template = _own_template(config["tokenizer"], tokenizer)
     else:
-        raise ContractError(
-            f"tokenizer {config['tokenizer']!r} has no chat template: name a Jinja "
-            "file in contract.template"
-        )
+        template = _template_of_file(config["template"], tokenizer)
     return Contract(
         schema_version=SCHEMA_VERSION,
         tokenizer_sha=tokenizer_sha(tokenizer),
@@ -62,6 +58,32 @@ def make_contract(
         template_sha256=sha256_text(template),
         **{name: config[name] for name in CONFIGURED},
     )
+
+
+def _own_template(spec: str, tokenizer: "PreTrainedTokenizerFast") -> str:
+    try:
+        if isinstance(tokenizer.chat_template, str | dict) and tokenizer.chat_template:
+            return tokenizer.get_chat_template()
+        why = "has no chat template"
+    except ValueError as error:  # several, and none is the default
+        why = f"has no usable chat template: {error}"
+    raise ContractError(
+        f"tokenizer {spec!r} {why}: name a Jinja file in contract.template"
+    )
+
+
+def _template_of_file(path: str, tokenizer: "PreTrainedTokenizerFast") -> str:
+    """The text of a template file, tried while its name is still known."""
+    try:
+        text = store.read_text(path)
+        ChatTemplate(text, tokenizer)
+    except (OSError, ValueError) as error:
+        why = str(error).removeprefix(f"{path}: ")
+        raise ContractError(
+            f"config.contract.template = {path!r}: {why}; want the path of a Jinja "
+            'file, or "tokenizer"'
+        ) from error
+    return text
 
 
 def prompt_tokens(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from rm_jax import store
-from rm_jax.data.schema import RowError
+from rm_jax.data.schema import RowError, shown
 
 # (number, row), or the error where the row itself cannot be read.
 Rows = Iterator[tuple[int, Any]]
@@ -60,13 +60,20 @@ def _open(path: str) -> IO[bytes]:
     return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
 
 
+def _loads(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _jsonl(path: str) -> Rows:
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line)
+                yield number, _loads(line)
             except ValueError as error:  # not JSON, or not UTF-8
                 yield number, RowError(f"{path}:{number}", "line", f"not JSON: {error}")
 
@@ -74,7 +81,7 @@ def _jsonl(path: str) -> Rows:
 def _json(path: str) -> Rows:
     with _open(path) as file:
         try:
-            value = json.loads(file.read())
+            value = _loads(file.read())
         except ValueError as error:
             raise ValueError(
                 f"{path}: not JSON: {error}; one object a line is called .jsonl"
@@ -88,7 +95,7 @@ def _json(path: str) -> Rows:
             )
         value = lists[0]
     if not isinstance(value, list):
-        raise ValueError(f"{path}: want a list of objects, got {value!r:.80}")
+        raise ValueError(f"{path}: want a list of objects, got {shown(value)}")
     yield from enumerate(value, start=1)
 
 
@@ -103,8 +110,9 @@ def _parquet(path: str) -> Rows:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a parquet file: {error}") from error
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: damaged or no parquet file: {why}") from error
 
 
 _READERS: dict[str, Callable[[str], Rows]] = {

@@ -22,7 +22,15 @@ from typing import Any, NamedTuple
 from rm_jax.data.columns import column_parser
 from rm_jax.data.pairs import pair_record
 from rm_jax.data.rows import Place, Row, text_field
-from rm_jax.data.schema import Message, Record, RowError, record_from_dict
+from rm_jax.data.schema import (
+    Message,
+    Record,
+    RowError,
+    checked_rank,
+    record_from_dict,
+    record_to_dict,
+    shown,
+)
 
 # Part of every source's fingerprint: raise it when a format's output changes.
 VERSION = 1
@@ -33,6 +41,7 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 _TRUTHFULQA = re.compile(r"Q: (.*?)\nA:(.*)\n(True|Helpful):\s*", re.DOTALL)
 _YES_NO = {"yes": 0, "no": 1}
 _OASST_ROLES = {"prompter": "user", "assistant": "assistant"}
+_OASST_DEPTH = 1000
 
 
 class Format(NamedTuple):
@@ -60,6 +69,8 @@ def find_format(name: str, columns: Mapping[str, str] | None = None) -> Format:
       ValueError: unknown name, a function that cannot be imported, or a column map
         that is missing or has no use.
     """
+    if columns is not None and not isinstance(columns, Mapping):
+        raise ValueError(f"columns {shown(columns)}: want field -> column")
     if columns and name not in ("columns", "hf"):
         raise ValueError(f"format {name!r} takes no columns, got {dict(columns)}")
     if columns or name == "columns":
@@ -75,35 +86,58 @@ def find_format(name: str, columns: Mapping[str, str] | None = None) -> Format:
     try:
         parse = getattr(importlib.import_module(module), function)
         if not inspect.isfunction(parse):
-            raise TypeError(f"{type(parse).__name__} {parse!r:.60}")
+            raise TypeError(f"it is {shown(parse)}")
         code = hashlib.sha256(inspect.getsource(parse).encode()).hexdigest()
-    except (ImportError, AttributeError, TypeError, OSError) as error:
+    except Exception as error:  # importing runs a module: whatever it raises, named
         raise ValueError(
-            f"format {name!r} is not a Python function: {error}; known: {known}"
+            f"format {name!r} is not a Python function that can be imported: "
+            f"{_said(error)}; known: {known}"
         ) from error
     return Format(_outside(name, parse), code=code)
 
 
 def _outside(name: str, function: Callable[[Row], list[Record]]):
-    """Gives a user's function the place: in messages, and as id where it has none."""
+    """A user's function with the place in its errors, and as id where it gives none.
+
+    Its Records are checked like rows of a file.
+    """
 
     def parse(row: Row, place: Place) -> list[Record]:
         try:
-            records = function(row)
+            return [
+                _checked(record, f"{place.id}.{i}", place)
+                for i, record in enumerate(_records(function(row)))
+            ]
         except RowError as error:
-            raise RowError(str(place), error.field, error.why) from error
-        except (KeyError, ValueError) as error:
-            raise RowError(str(place), "row", f"{name}: {error!r}") from error
-        if not isinstance(records, list):
-            raise TypeError(f"{name} must return a list of Records, got {records!r}")
-        return [
-            dataclasses.replace(
-                r, id=r.id or f"{place.id}.{i}", source=r.source or place.source
-            )
-            for i, r in enumerate(records)
-        ]
+            raise RowError(str(place), error.field, f"{error.why} ({name})") from error
+        except Exception as error:  # whatever a user's code raises, with its row
+            raise RowError(str(place), "row", f"{name}: {_said(error)}") from error
 
     return parse
+
+
+def _records(found: Any) -> list[Record]:
+    for other in _others(found, Record):
+        raise TypeError(f"must return a list of Records, got {shown(other)}")
+    return found
+
+
+def _checked(record: Record, id: str, place: Place) -> Record:
+    named = dataclasses.replace(
+        record, id=record.id or id, source=record.source or place.source
+    )
+    return record_from_dict(record_to_dict(named), str(place))
+
+
+def _others(found: Any, kind: type) -> list[Any]:
+    """Elements of a list that are of another kind; what is no list, itself."""
+    if not isinstance(found, list):
+        return [found]
+    return [x for x in found if not isinstance(x, kind)]
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
 def _jsonl(row: Row, place: Place) -> list[Record]:
@@ -144,7 +178,9 @@ def _hh_turns(row: Row, field: str, place: Place) -> list[Message]:
         for who, content in zip(parts[::2], parts[1::2], strict=True)
     ]
     if before.strip() or not turns:
-        raise RowError(str(place), field, f"does not start with 'Human:': {text:.60}")
+        raise RowError(
+            str(place), field, f"does not start with 'Human:': {shown(text)}"
+        )
     if turns[-1].role != "assistant" or len(turns) == 1:
         raise RowError(
             str(place), field, "wants a prompt and then, last, an 'Assistant:' turn"
@@ -168,12 +204,14 @@ def _truthfulqa(row: Row, place: Place) -> list[Record]:
     match = _TRUTHFULQA.fullmatch(prompt)
     if match is None:
         raise RowError(
-            str(place), "prompt", f"is not 'Q: …\\nA: …\\nTrue:|Helpful:': {prompt!r}"
+            str(place),
+            "prompt",
+            f"is not 'Q: …\\nA: …\\nTrue:|Helpful:': {shown(prompt)}",
         )
     question, answer, axis = match.groups()
     label = text_field(row, "completion", place).strip()
     if label not in _YES_NO:
-        raise RowError(str(place), "completion", f"{label!r} is not 'yes' or 'no'")
+        raise RowError(str(place), "completion", f"{shown(label)} is not 'yes' or 'no'")
     return [
         Record(
             id=place.id,
@@ -208,13 +246,16 @@ def _oasst(row: Row, place: Place) -> list[Record]:
     root = row.get("prompt", row)
     if not isinstance(root, Mapping) or "replies" not in root:
         raise RowError(str(place), "replies", "wants a whole conversation tree")
-    tree = str(row.get("message_tree_id", root.get("message_id")))
+    if "message_tree_id" in row:
+        tree = text_field(row, "message_tree_id", place)
+    else:
+        tree = text_field(root, "message_id", place)
     records = []
     stack: list[tuple[Mapping, tuple[Message, ...]]] = [(root, ())]
     while stack:
         node, path = stack.pop()
         path += (_oasst_message(node, place),)
-        replies = node.get("replies") or []
+        replies = _oasst_replies(node, len(path), place)
         answers = [r for r in replies if r.get("role") == "assistant"]
         if sum(a.get("rank") is not None for a in answers) >= 2:
             records.append(_oasst_record(node, path, answers, tree, place))
@@ -223,9 +264,23 @@ def _oasst(row: Row, place: Place) -> list[Record]:
 
 
 def _oasst_message(node: Mapping, place: Place) -> Message:
-    if node.get("role") not in _OASST_ROLES:
-        raise RowError(str(place), "role", f"{node.get('role')!r} is not in a tree")
-    return Message(_OASST_ROLES[node["role"]], text_field(node, "text", place))
+    role = text_field(node, "role", place)
+    if role not in _OASST_ROLES:
+        known = sorted(_OASST_ROLES)
+        raise RowError(str(place), "role", f"{shown(role)} is not one of {known}")
+    checked_rank(node.get("rank"), str(place), "rank")
+    return Message(_OASST_ROLES[role], text_field(node, "text", place))
+
+
+def _oasst_replies(node: Mapping, depth: int, place: Place) -> list[Mapping]:
+    replies = [] if node.get("replies") is None else node["replies"]
+    for other in _others(replies, Mapping):
+        why = f"want a list of messages, got {shown(other)}"
+        raise RowError(str(place), "replies", why)
+    if depth > _OASST_DEPTH:
+        why = f"more than {_OASST_DEPTH} messages deep: does a tree hold itself?"
+        raise RowError(str(place), "replies", why)
+    return replies
 
 
 def _oasst_record(node, path, answers, tree: str, place: Place) -> Record:

@@ -57,9 +57,17 @@ def saved_table(path: str) -> Table:
     """A folder written by `save_to_disk`; one without splits is `train`.
 
     Raises:
+      ValueError: a file of it is damaged.
       ImportError: `datasets` is not installed.
     """
-    loaded = _datasets().load_from_disk(path)
+    datasets = _datasets()
+    try:
+        loaded = datasets.load_from_disk(path)
+    except Exception as error:  # whatever a damaged file raises there, with its folder
+        raise ValueError(
+            f"{path}: a folder of save_to_disk that cannot be loaded: "
+            f"{type(error).__name__}: {error!s:.300}: write it again"
+        ) from error
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
     name = path.rstrip("/").rpartition("/")[2]
     return Table(name, path, folder_digest(path), "", _readers(splits))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rm_jax.data.schema import RowError
+from rm_jax.data.schema import RowError, checked_text
 
 Row = Mapping[str, Any]
 
@@ -34,9 +34,8 @@ def text_field(row: Row, field: str, place: Place) -> str:
     """The text in that field of a row.
 
     Raises:
-      RowError: it is missing or not text.
+      RowError: it is missing or not Unicode text.
     """
-    if not isinstance(row.get(field), str):
-        why = f"want text, got {row[field]!r:.80}" if field in row else "missing"
-        raise RowError(str(place), field, why)
-    return row[field]
+    if field not in row:
+        raise RowError(str(place), field, "missing")
+    return checked_text(row[field], str(place), field)

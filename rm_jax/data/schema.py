@@ -7,10 +7,15 @@ Record(id='7', source='demo', ...
 """
 
 import dataclasses
+import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 _MOST, _LARGEST = 2**31 - 1, 3.4028234e38
+# Rows are read from files: a value may be as long and as deeply nested as it likes.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -18,7 +23,7 @@ class RowError(ValueError):
     """A row that cannot become a Record: says where, which field and why."""
 
     def __init__(self, where: str, field: str, why: str):
-        super().__init__(f"{where}: field {field!r}: {why}")
+        super().__init__(f"{where}: field {field!r:.80}: {why}")
         self.where, self.field, self.why = where, field, why
 
 
@@ -78,6 +83,41 @@ class Record:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def shown(value: Any) -> str:
+    """A value as messages show it: one short line, whatever it is."""
+    return " ".join(_SHORT.repr(value).split())[:80]
+
+
+def checked_text(value: Any, where: str, field: str) -> str:
+    """The value, which must be text that UTF-8 can write.
+
+    Raises:
+      RowError: it is not text, or holds half of a surrogate pair, which JSON allows.
+    """
+    if not isinstance(value, str):
+        raise RowError(where, field, f"want text, got {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        i = error.start
+        why = f"is not Unicode text: character {i} is {value[i]!r}, half of a pair"
+        raise RowError(where, field, why) from None
+    return value
+
+
+def checked_rank(value: Any, where: str, field: str) -> int | None:
+    """The value, which must be a rank or None.
+
+    Raises:
+      RowError: it is something else.
+    """
+    ok = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+    if value is not None and not ok:
+        why = f"rank {shown(value)} is not null or an integer in [0, {_MOST}]"
+        raise RowError(where, field, why)
+    return value
+
+
 def response_text(response: tuple[Message, ...]) -> str:
     """Plain text of a response: its messages' contents, one a line."""
     return "\n".join(m.content for m in response)
@@ -104,8 +144,8 @@ def record_from_dict(row: Mapping[str, Any], where: str = "record") -> Record:
     responses = _responses(row["responses"], where)
     k = len(responses)
     return Record(
-        id=where if row.get("id") is None else str(row["id"]),
-        source="" if row.get("source") is None else str(row["source"]),
+        id=where if row.get("id") is None else _name(row["id"], where, "id"),
+        source=_name(row.get("source"), where, "source"),
         prompt=prompt,
         responses=responses,
         ranks=_ranks(row.get("ranks", [None] * k), k, where, "ranks"),
@@ -116,12 +156,14 @@ def record_from_dict(row: Mapping[str, Any], where: str = "record") -> Record:
             for i, a in enumerate(_list(row.get("annotators"), where, "annotators"))
         ),
         ratings={
-            str(name): _ratings(values, k, where, f"ratings[{name}]")
+            _name(name, where, "ratings"): _ratings(
+                values, k, where, f"ratings[{name}]"
+            )
             for name, values in _object(row.get("ratings"), where, "ratings").items()
         },
-        steps=_steps(row.get("steps") or (), k, where),
+        steps=_steps(_list(row.get("steps"), where, "steps"), k, where),
         weight=_weight(row.get("weight", 1.0), where),
-        meta=_object(row.get("meta"), where, "meta"),
+        meta=_meta(row.get("meta"), where),
     )
 
 
@@ -155,66 +197,81 @@ def record_to_dict(record: Record) -> dict[str, Any]:
 
 def _messages(value: Any, where: str, field: str, role: str) -> tuple[Message, ...]:
     if isinstance(value, str):
-        return (Message(role, value),)
+        return (Message(role, checked_text(value, where, field)),)
     if not isinstance(value, list | tuple) or not value:
-        raise RowError(where, field, f"want text or a list of messages, got {value!r}")
+        why = f"want text or a list of messages, got {shown(value)}"
+        raise RowError(where, field, why)
     out = []
     for i, m in enumerate(value):
         here = f"{field}[{i}]"
         if isinstance(m, Message):
             m = m._asdict()
         if not isinstance(m, Mapping) or not {"role", "content"} <= set(m):
-            raise RowError(where, here, f"want {{role, content}}, got {m!r}")
+            raise RowError(where, here, f"want {{role, content}}, got {shown(m)}")
         if m["role"] not in ROLES:
-            raise RowError(where, here, f"role {m['role']!r} is not one of {ROLES}")
-        if not isinstance(m["content"], str):
-            raise RowError(where, here, f"content is not text: {m['content']!r}")
-        out.append(Message(m["role"], m["content"]))
+            why = f"role {shown(m['role'])} is not one of {ROLES}"
+            raise RowError(where, here, why)
+        content = checked_text(m["content"], where, here)
+        out.append(Message(m["role"], content))
     return tuple(out)
 
 
 def _responses(value: Any, where: str) -> tuple[tuple[Message, ...], ...]:
     if not isinstance(value, list | tuple) or not value:
-        raise RowError(where, "responses", f"want at least one response, got {value!r}")
+        why = f"want at least one response, got {shown(value)}"
+        raise RowError(where, "responses", why)
     return tuple(
         _messages(r, where, f"responses[{i}]", role="assistant")
         for i, r in enumerate(value)
     )
 
 
+def _name(value: Any, where: str, field: str) -> str:
+    return checked_text("" if value is None else str(value), where, field)
+
+
 def _list(value: Any, where: str, field: str) -> list[Any]:
     if value is not None and not isinstance(value, list | tuple):
-        raise RowError(where, field, f"want a list or null, got {value!r}")
+        raise RowError(where, field, f"want a list or null, got {shown(value)}")
     return list(value or ())
 
 
 def _object(value: Any, where: str, field: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
-        raise RowError(where, field, f"want an object or null, got {value!r}")
+        raise RowError(where, field, f"want an object or null, got {shown(value)}")
     return dict(value or {})
+
+
+def _meta(value: Any, where: str) -> dict[str, Any]:
+    meta = _object(value, where, "meta")
+    try:
+        json.dumps(meta, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        why = f"cannot be written as JSON: {error!s:.200}"
+        raise RowError(where, "meta", why) from None
+    return meta
 
 
 def _of_length(value: Any, k: int, where: str, field: str) -> list[Any]:
     if not isinstance(value, list | tuple) or len(value) != k:
-        raise RowError(where, field, f"want {k} values, one a response, got {value!r}")
+        why = f"want {k} values, one a response, got {shown(value)}"
+        raise RowError(where, field, why)
     return list(value)
 
 
 def _ranks(value: Any, k: int, where: str, field: str) -> tuple[int | None, ...]:
-    for r in _of_length(value, k, where, field):
-        ok = isinstance(r, int) and not isinstance(r, bool) and 0 <= r <= _MOST
-        if r is not None and not ok:
-            why = f"rank {r!r:.30} is not null or an integer in [0, {_MOST}]"
-            raise RowError(where, field, why)
-    return tuple(value)
+    return tuple(
+        checked_rank(r, where, field) for r in _of_length(value, k, where, field)
+    )
 
 
 def _annotator(value: Any, k: int, where: str, field: str) -> Annotator:
     if isinstance(value, Annotator):
         value = value._asdict()
     if not isinstance(value, Mapping) or not {"id", "ranks"} <= set(value):
-        raise RowError(where, field, f"want {{id, ranks}}, got {value!r}")
-    return Annotator(str(value["id"]), _ranks(value["ranks"], k, where, field))
+        raise RowError(where, field, f"want {{id, ranks}}, got {shown(value)}")
+    name = _name(value["id"], where, field)
+    return Annotator(name, _ranks(value["ranks"], k, where, field))
 
 
 def _number(value: Any, where: str, field: str) -> float | None:
@@ -222,7 +279,7 @@ def _number(value: Any, where: str, field: str) -> float | None:
         return None
     ok = isinstance(value, int | float) and not isinstance(value, bool)
     if not ok or not -_LARGEST <= value <= _LARGEST:  # of float32, NaN is neither
-        why = f"want a finite number that float32 holds, or null, got {value!r:.30}"
+        why = f"want a finite number that float32 holds, or null, got {shown(value)}"
         raise RowError(where, field, why)
     return float(value)
 
@@ -237,7 +294,7 @@ def _soft(value: Any, k: int, where: str) -> float | None:
 def _weight(value: Any, where: str) -> float:
     w = _number(value, where, "weight")
     if w is None or w < 0:
-        raise RowError(where, "weight", f"want a finite number >= 0, got {value!r}")
+        raise RowError(where, "weight", f"want a finite number >= 0, got {w}")
     return w
 
 
@@ -255,10 +312,11 @@ def _steps(value: Any, k: int, where: str) -> tuple[tuple[Step, ...], ...]:
             here = f"steps[{i}][{j}]"
             s = s._asdict() if isinstance(s, Step) else s
             if not isinstance(s, Mapping) or not isinstance(s.get("text"), str):
-                raise RowError(where, here, f"want {{text, label}}, got {s!r}")
+                raise RowError(where, here, f"want {{text, label}}, got {shown(s)}")
             label = s.get("label")
             if label is not None and (isinstance(label, bool) or label not in (0, 1)):
-                raise RowError(where, here, f"label {label!r} is not 0, 1 or null")
-            row.append(Step(s["text"], label))
+                why = f"label {shown(label)} is not 0, 1 or null"
+                raise RowError(where, here, why)
+            row.append(Step(checked_text(s["text"], where, here), label))
         out.append(tuple(row))
     return tuple(out)

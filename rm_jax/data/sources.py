@@ -23,7 +23,7 @@ from rm_jax.data.files import is_data_file, read_rows
 from rm_jax.data.formats import FORMATS, VERSION, Format, find_format
 from rm_jax.data.hub import hub_table, is_saved_dataset, saved_table
 from rm_jax.data.rows import Place
-from rm_jax.data.schema import Record, RowError
+from rm_jax.data.schema import Record, RowError, shown
 from rm_jax.data.splits import Plan, Table, part_of, plan
 from rm_jax.data.tfds import tfds_table, write_tfds
 
@@ -243,7 +243,7 @@ def _row(row: Any, how: Format, place: Place) -> list[Record]:
     if isinstance(row, RowError):
         raise row
     if not isinstance(row, Mapping):
-        raise RowError(str(place), "row", f"want an object, got {row!r:.80}")
+        raise RowError(str(place), "row", f"want an object, got {shown(row)}")
     return how.parse(row, place)
 
 
@@ -269,6 +269,7 @@ def _counted(
             f"{split}{info['path']} has no records: {counts['rows']} rows read, "
             f"{counts['bad_rows']} dropped as malformed, valid_fraction "
             f"{options.valid_fraction}, test_fraction {options.test_fraction}"
+            + "".join(f"; the first: {error}" for error in counts["errors"][:1])
         )
 
 

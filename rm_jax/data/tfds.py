@@ -3,6 +3,7 @@
 Each example is one record as JSON text and its id, in array_record files.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -26,11 +27,14 @@ def tfds_table(path: str) -> Table:
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: no TFDS directory below, several, or one of something else.
+      ValueError: no TFDS directory below, several, a damaged one, or one of something
+        else.
       ImportError: `tensorflow_datasets` is not installed.
     """
     folder = _version_folder(path)
-    builder = _tfds().builder_from_directory(folder)
+    tfds = _tfds()
+    with _damage(folder):
+        builder = tfds.builder_from_directory(folder)
     if set(builder.info.features) != {"id", "record"}:
         raise ValueError(
             f"{folder}: holds {sorted(builder.info.features)}, not records; write it "
@@ -102,9 +106,22 @@ def _examples(records: Iterator[Record]) -> Iterator[tuple[int, dict[str, str]]]
 
 
 def _rows(builder: Any, split: str) -> Rows:
-    source = builder.as_data_source(split)
-    for i in range(len(source)):
-        yield i + 1, json.loads(source[i]["record"])
+    with _damage(str(builder.data_path)):
+        source = builder.as_data_source(split)
+        for i in range(len(source)):
+            yield i + 1, json.loads(source[i]["record"])
+
+
+@contextlib.contextmanager
+def _damage(folder: str) -> Iterator[None]:
+    """Re-raises whatever a damaged file raises with the folder's name."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: damaged: {type(error).__name__}: {error!s:.300}: write it "
+            "again with rm-jax data prepare"
+        ) from error
 
 
 def _version_folder(path: str) -> str:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rm_jax import store
+
 if TYPE_CHECKING:  # importing transformers takes seconds; `rm-jax --help` must not
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -39,6 +41,8 @@ KNOWN = (
 )
 WORD = r"\w+|[^\w\s]"
 BYTES = 256
+MOST = 2**24  # tokens of a BPE; far more and the Rust library ends the process
+FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class TokenizerError(ValueError):
@@ -72,8 +76,10 @@ def build_tokenizer(
             )
         return word_tokenizer(words)
     if spec.startswith("bpe:"):
-        if not spec[4:].isdecimal():
-            raise TokenizerError(f'tokenizer {spec!r}: want "bpe:N", e.g. "bpe:8192"')
+        if not re.fullmatch("[0-9]{1,30}", spec[4:]):
+            raise TokenizerError(
+                f'tokenizer {spec!r:.80}: want "bpe:N", e.g. "bpe:8192"'
+            )
         if texts is None:
             raise TokenizerError(f"tokenizer {spec!r} needs texts to be trained on")
         return train_bpe(texts, int(spec[4:]))
@@ -123,16 +129,16 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast
     Haddow and Birch 2016 (arXiv:1508.07909).
 
     Raises:
-      TokenizerError: `vocab_size` is below the bytes and special tokens, or the texts
-        hold too few distinct pairs for it.
+      TokenizerError: `vocab_size` is below the bytes and special tokens or above MOST,
+        or the texts hold too few distinct pairs for it.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     least = BYTES + len(SPECIALS)
-    if vocab_size < least:
+    if not least <= vocab_size <= MOST:
         raise TokenizerError(
             f"bpe: vocabulary of {vocab_size}: want at least {least}, which is "
-            f"{BYTES} bytes and {len(SPECIALS)} special tokens"
+            f"{BYTES} bytes and {len(SPECIALS)} special tokens, and at most {MOST}"
         )
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend = Tokenizer(models.BPE())
@@ -190,10 +196,10 @@ def _pretrained(spec: str) -> "PreTrainedTokenizerFast":
             trust_remote_code=False,
             local_files_only=os.path.isdir(name),
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        why = " ".join(str(error).split())[:300]
+    except Exception as error:  # the Rust library raises nothing more precise
+        why = _damage(spec) or f"{type(error).__name__}: {error}"
         raise TokenizerError(
-            f"tokenizer {spec!r} does not load ({type(error).__name__}: {why}); "
+            f"tokenizer {spec!r} does not load ({' '.join(why.split()):.300}); "
             f"offline, give a local folder; known: {KNOWN}"
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -204,10 +210,31 @@ def _pretrained(spec: str) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
+def _damage(folder: str) -> str:
+    """What is wrong with the files of a tokenizer's folder, as far as it is plain."""
+    for name in FILES if os.path.isdir(folder) else ():
+        path = store.join(folder, name)
+        if name != "tokenizer.json" and not store.exists(path):
+            continue  # the rest can be left out
+        try:
+            value = store.read_json(path)
+        except (OSError, ValueError, RecursionError) as error:
+            return str(error)
+        if not isinstance(value, dict):
+            return f"{path}: want an object, got {value!r:.80}"
+    return ""
+
+
 def save_tokenizer(
     tokenizer: "PreTrainedTokenizerFast", folder: str | os.PathLike[str]
 ) -> None:
-    """Writes the tokenizer and its template to a local folder."""
+    """Writes the tokenizer and its template to a local folder, made when missing.
+
+    Raises:
+      OSError: it cannot be made; the message says why.
+    """
+    # transformers logs that the path is a file, and returns.
+    store.makedirs(os.fspath(folder))
     tokenizer.save_pretrained(os.fspath(folder))
 
 

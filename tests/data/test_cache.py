@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -135,7 +136,9 @@ def test_a_damaged_file_is_named_with_the_way_out(built, name, harm):
 def test_another_version_is_refused(built):
     path = built.directory / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
-    with pytest.raises(CacheError, match="has version 0, this code reads 1: delete it"):
+    with pytest.raises(
+        CacheError, match="has version 0, this code reads 1: delete .*/set"
+    ):
         cache.open_cache(built.directory)
 
 
@@ -143,6 +146,94 @@ def test_damaged_meta_says_what_to_do(built):
     (built.directory / "meta.json").write_text('{"version"')
     with pytest.raises(CacheError, match="meta.json: not JSON: .*: delete .*/set and"):
         cache.open_cache(built.directory)
+
+
+@pytest.mark.parametrize(
+    "key",
+    sorted(cache.META - {"version"}),
+)
+def test_meta_without_a_key_is_refused(built, key):
+    path = built.directory / "meta.json"
+    meta = json.loads(path.read_text())
+    del meta[key]
+    path.write_text(json.dumps(meta))
+    with pytest.raises(CacheError, match=f"meta.json: .*'{key}'.*: delete .*/set and"):
+        cache.open_cache(built.directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bytes": []},
+        {"token_dtype": "nope"},
+        {"token_dtype": "int32"},
+        {"attributes": 3},
+        {"attributes": []},
+        {"attributes": ["a", "b"]},
+        {"tokens": 14},
+        {"examples": 4},
+        {"examples": None},
+    ],
+    ids=str,
+)
+def test_meta_that_does_not_fit_the_arrays_is_refused(built, change):
+    path = built.directory / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CacheError, match=r"/set.*: delete .*/set and"):
+        cache.open_cache(built.directory)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"version": 1}', "\0", "[" * 10**5])
+def test_meta_that_is_something_else_is_refused(built, text):
+    (built.directory / "meta.json").write_text(text)
+    with pytest.raises(CacheError, match="/set.*delete .*set"):
+        cache.open_cache(built.directory)
+
+
+@pytest.mark.parametrize("name", ["branch_start", "example_branch", "id_start"])
+def test_offsets_that_point_elsewhere_are_refused(built, name):
+    path = built.directory / f"{name}.bin"
+    offsets = np.fromfile(path, np.int64)
+    for harm in (offsets * 2, offsets[::-1], np.full_like(offsets, 2**62)):
+        harm.tofile(path)
+        with pytest.raises(CacheError, match=f"{name}.bin: .*: delete .*/set and"):
+            cache.open_cache(built.directory)
+
+
+def test_no_cache_is_said(tmp_path):
+    with pytest.raises(CacheError, match="none/meta.json: cannot read: no folder"):
+        cache.open_cache(tmp_path / "none")
+
+
+def test_a_folder_that_cannot_be_made_names_the_knob(records, id_encoder, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file" / "set", tmp_path / "file" / "a" / "set"):
+        with pytest.raises(CacheError, match=f"{folder}: .*config.data.cache_dir"):
+            cache.build(records, id_encoder(), folder, {}, {})
+    with pytest.raises(CacheError, match="file: .*Not a directory.*data.cache_dir"):
+        cache.build(records, id_encoder(), tmp_path / "file", {}, {})
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("room", [0, 9, 30, 90, 300])
+def test_a_full_disk_names_the_knob(records, id_encoder, tmp_path, room):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(CacheError, match="/set: .*config.data.cache_dir"):
+            cache.build(records, id_encoder(), tmp_path / "set", {}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_source_that_cannot_be_read_is_not_the_cache(records, id_encoder, tmp_path):
+    def gone():
+        yield records[0]
+        yield (tmp_path / "no_such" / "rows.jsonl").read_text()
+
+    with pytest.raises(FileNotFoundError, match="rows.jsonl"):
+        cache.build(gone(), id_encoder(), tmp_path / "set", {}, {})
 
 
 def test_an_unfinished_folder_is_built_again(records, id_encoder, tmp_path):

@@ -172,6 +172,40 @@ def test_template_from_a_file(tmp_path):
     assert enc.decode(tokens.responses[0]) == " a <|end|>"
 
 
+@pytest.mark.parametrize(
+    ("text", "say"),
+    [
+        (b"{% for m in %}", "TemplateSyntaxError"),
+        (b"{{ nope.x }}", "UndefinedError: 'nope'"),
+        (b"", "does not print the assistant's words"),
+        (b"{{ strftime_now('%Y') }}", "reads the clock"),
+        (b"\xff", "not UTF-8"),
+        (None, "no such path"),
+        ("folder", "Is a directory"),
+    ],
+)
+def test_a_template_file_that_cannot_be_used_is_named(tmp_path, text, say):
+    path = tmp_path / "t.jinja"
+    if isinstance(text, bytes):
+        path.write_bytes(text)
+    elif text:
+        path.mkdir()
+    named = f"config.contract.template = '{path}': .*{say}"
+    with pytest.raises(ContractError, match=named) as error:
+        make_contract({**CONFIG, "template": str(path)}, BYTE)
+    assert str(error.value).count(str(path)) == 1
+
+
+@pytest.mark.parametrize("template", [{"a": "x", "b": "y"}, 3])
+def test_a_tokenizers_template_that_is_none_is_refused(template):
+    tokenizer = build_tokenizer("byte")
+    tokenizer.chat_template = template
+    with pytest.raises(
+        ContractError, match="'byte'.*name a Jinja file in contract.tem"
+    ):
+        make_contract(CONFIG, tokenizer)
+
+
 def test_tokenizer_without_a_template():
     tokenizer = build_tokenizer("byte")
     tokenizer.chat_template = None

@@ -37,7 +37,14 @@ def counts(*records, policy=KEEP):
         (record(prompt=" "), {"empty_side"}),
         (record(("a", " ")), {"empty_side"}),
         (record(("", "")), {"empty_side", "identical_responses"}),
-        (record(ranks=(0, 0)), set()),
+        (record(ranks=(0, 0)), {"tied"}),
+        (record(ranks=(0, 0), soft=0.5), {"tied"}),
+        (record(ranks=(None, None), soft=0.5), {"tied"}),
+        (record(ranks=(0, None), soft=0.7), set()),
+        (record(ranks=(0, 0), ratings={"h": (1.0, None)}), set()),
+        (record(("a", "b", "c"), (1, 1, 0)), set()),
+        (record(("a", "b", "c"), (1, 1, None)), {"tied"}),
+        (record(weight=1e-9), set()),
         (record(ranks=(0, None)), {"unlabelled"}),
         (record(ranks=(0, None), ratings={"h": (1.0, None)}), set()),
         (record(ranks=(0, None), ratings={"h": (None, None)}), {"unlabelled"}),
@@ -68,7 +75,7 @@ def test_conflict_between_records_counts_every_record_in_it():
     # a soft label decides where ranks do not
     assert counts(ab, record(ranks=(None, None), soft=0.2)) == {"conflict": 2}
     assert counts(ab, record(ranks=(None, None), soft=0.8)) == {}
-    assert counts(ab, record(ranks=(None, None), soft=0.5)) == {}
+    assert counts(ab, record(ranks=(None, None), soft=0.5)) == {"tied": 1}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +161,12 @@ def test_a_large_ranking_loses_only_its_empty_responses():
     assert "1 of them without their empty responses" in audited.report.lines()[0]
     [untouched] = audit(lambda: [full], {"empty_side": "keep"}).records()
     assert untouched == full
+
+
+def test_of_a_large_ranking_a_tie_may_be_left():
+    full = record(("a", "b", ""), (0, 0, 1), id="k3")
+    audited = audit(lambda: [full], {})
+    assert list(audited.records()) == [record(("a", "b"), (0, 0), id="k3")]
 
 
 @pytest.mark.parametrize(
@@ -273,3 +286,26 @@ def test_real_answers_of_truthfulqa(test_data):
     assert (audited.report.kept, audited.report.trimmed) == (736, 35)
     kept = list(audited.records())
     assert not any(not r[0].content for x in kept for r in x.responses)
+
+
+def test_a_set_of_weight_0_is_refused():
+    nothing = [record((f"{i}", "x"), weight=0.0) for i in range(3)]
+    bad = record(("a", "a"))
+    for records in (nothing, [*nothing, bad]):
+        with pytest.raises(
+            ValueError, match="all 3 weights are 0.*weight above 0"
+        ) as e:
+            audit(lambda records=records: records, {})
+        assert "zero_weight" in str(e.value)
+    found = audit(lambda: [*nothing, record()], {}).report
+    assert (found.counts["zero_weight"], found.kept) == (3, 4)
+    without = audit(lambda: [*nothing, record()], {"zero_weight": "drop"})
+    assert without.report.kept == len(list(without.records())) == 1
+
+
+def test_a_set_of_nothing_but_ties_is_said():
+    ties = [record((f"{i}", "x"), (0, 0)) for i in range(3)]
+    lines = audit(lambda: [*ties, record(("a", "a"))], {}).report.lines()
+    assert lines[-1].strip() == "all 3 records kept are tied: no response is preferred"
+    lines = audit(lambda: [*ties, record()], {}).report.lines()
+    assert not any("kept are tied" in line for line in lines)

@@ -2,6 +2,7 @@ import collections
 import gzip
 import itertools
 import json
+import re
 import sys
 
 import pytest
@@ -359,18 +360,52 @@ def test_oasst_one_rank_or_one_reply_is_no_record():
     assert parse("oasst", node("r", "prompter", a, node("b", "assistant"))) == []
 
 
+PAIR = (node("a", "assistant", rank=0), node("b", "assistant", rank=1))
+
+
 @pytest.mark.parametrize(
-    "row",
+    ("row", "field", "why"),
     [
-        {"message_id": "m", "role": "prompter", "text": "flat"},
-        {"prompt": "text"},
-        node("r", "wizard"),
-        node("r", "prompter", node("a", "assistant", text=None)),
+        ({"message_id": "m", "role": "prompter", "text": "flat"}, "replies", "whole"),
+        ({"prompt": "text"}, "replies", "whole"),
+        (node("r", "wizard"), "role", "'wizard'"),
+        (node("r", ["prompter"]), "role", "want text, got ['prompter']"),
+        (node("r", "prompter", node("a", "assistant", text=None)), "text", "None"),
+        (node("r", "prompter", {"role": "assistant"}), "text", "missing"),
+        (node("r", "prompter", node("a", "assistant", text="\ud800")), "text", "Unic"),
+        (node("r", "prompter", node("a", None)), "role", "None"),
+        *(
+            (node("r", "prompter", replies=replies), "replies", f"got {replies!r}")
+            for replies in ("x", {"a": 1}, 0, False)
+        ),
+        *(
+            (node("r", "prompter", reply, *PAIR), "replies", f"got {reply!r}")
+            for reply in ("x", 3, None, [3])
+        ),
+        *(
+            (node("r", "prompter", node("a", role, rank=rank)), "rank", f"{rank!r}")
+            for role in ("assistant", "prompter")
+            for rank in ("0", True, 0.5, -1, [0])
+        ),
+        (node(3, "prompter", *PAIR), "message_id", "got 3"),
+        ({"message_tree_id": [1], "prompt": tree()}, "message_tree_id", "got [1]"),
     ],
 )
-def test_oasst_bad_trees_are_row_errors(row):
-    with pytest.raises(RowError, match="dir/demo.jsonl:4"):
+def test_oasst_bad_trees_are_row_errors(row, field, why):
+    with pytest.raises(RowError, match="dir/demo.jsonl:4") as error:
         parse("oasst", row)
+    assert error.value.field == field and why in error.value.why
+
+
+def test_oasst_trees_are_as_deep_as_they_like_but_end():
+    deep = node("end", "prompter", *PAIR)
+    for i in range(400):
+        deep = node(f"{i}", "prompter", node("a", "assistant", deep))
+    [record] = parse("oasst", deep)
+    assert len(record.prompt) == 801
+    deep["replies"][0]["replies"] = [deep]  # no file can, a Python row can
+    with pytest.raises(RowError, match="'replies': .*more than 1000 messages"):
+        parse("oasst", deep)
 
 
 @pytest.mark.parametrize("file", ["tree", "message"])
@@ -451,11 +486,27 @@ def test_unknown_column_lists_the_columns_of_the_row():
         ({"prompt": "q", "chosen": "a", "rejected": "b", "ranks": "r"}, "ranks"),
         ({"prompt": "q", "responses": "a", "margin": "b"}, "margin"),
         ({}, "prompt"),
+        ({3: "q", "chosen": "a", "rejected": "b"}, 3),
+        ({("a", "b"): "q", None: "a"}, None),
     ],
 )
 def test_a_column_map_that_makes_no_record_is_refused(columns, named):
-    with pytest.raises(ValueError, match=f"(unknown|missing) fields.*'{named}'"):
+    with pytest.raises(ValueError, match=f"(unknown|missing) fields.*{named!r}"):
         find_format("columns", columns)
+
+
+@pytest.mark.parametrize("column", [3, True, None, ["q"], {"a": "b"}, ""])
+def test_a_column_that_is_no_name_is_refused(column):
+    said = re.escape(f"columns: 'prompt': {column!r}: want the name of a column")
+    with pytest.raises(ValueError, match=said):
+        find_format("columns", {"prompt": column, "chosen": "a", "rejected": "b"})
+
+
+@pytest.mark.parametrize("columns", [["prompt"], "prompt", 3])
+def test_a_column_map_that_is_no_map_is_refused(columns):
+    for name in ("columns", "hf", "jsonl"):
+        with pytest.raises(ValueError, match="columns.*: want field -> column"):
+            find_format(name, columns)
 
 
 def test_columns_for_another_format_are_refused():
@@ -498,6 +549,10 @@ def plugin(monkeypatch, tmp_path):
         "    return [Record('', '', prompt, answers, tuple(range(len(answers))))]\n"
         "def wrong(row):\n"
         "    return row\n"
+        "def rows_of(row):\n"
+        "    yield row\n"
+        "def broken(row):\n"
+        "    return eval(row['code'])\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield "my_formats"
@@ -516,8 +571,51 @@ def test_errors_of_a_function_from_outside_name_the_row(plugin):
         parse(f"{plugin}:rows", {"q": "bad"})
     with pytest.raises(RowError, match="dir/demo.jsonl:4.*KeyError"):
         parse(f"{plugin}:rows", {"q": "q"})
-    with pytest.raises(TypeError, match="must return a list"):
-        parse(f"{plugin}:wrong", {"q": "q"})
+
+
+RECORD = "[Record(id='', source='', prompt={}, responses={}, ranks={}, weight={})]"
+MESSAGES = "(Message('user', 'q'),)", "((Message('assistant', 'a'),),)", "(0,)"
+
+
+@pytest.mark.parametrize(
+    ("code", "field", "say"),
+    [
+        ("row['no']", "row", "KeyError: 'no'"),
+        ("1 + 'a'", "row", "TypeError: unsupported operand"),
+        ("1 / 0", "row", "ZeroDivisionError"),
+        ("broken(row)", "row", "RecursionError"),
+        ("int('x\\ny' * 999)", "row", "ValueError: invalid literal"),
+        ("None", "row", "must return a list of Records, got None"),
+        ("(1,)", "row", "must return a list of Records, got (1,)"),
+        ("[1, 2]", "row", "must return a list of Records, got 1"),
+        (RECORD.format("'q'", *MESSAGES[1:], 1), "row", "AttributeError"),
+        (RECORD.format(*MESSAGES[:2], "(0, 1)", 1), "ranks", "want 1 values"),
+        (RECORD.format(*MESSAGES, "float('nan')"), "weight", "nan"),
+        (RECORD.format(*MESSAGES, "-1"), "weight", ">= 0, got -1"),
+        (RECORD.format(*MESSAGES, "float('inf')"), "weight", "inf"),
+    ],
+)
+def test_whatever_a_function_from_outside_does_is_a_row_error(plugin, code, field, say):
+    with pytest.raises(RowError) as error:
+        parse(f"{plugin}:broken", {"code": code})
+    assert (error.value.where, error.value.field) == (str(PLACE), field)
+    assert "my_formats:broken" in error.value.why and say in error.value.why
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_generator_is_no_list(plugin):
+    with pytest.raises(RowError, match="my_formats:rows_of.*list of Records, got <gen"):
+        parse(f"{plugin}:rows_of", {})
+
+
+@pytest.mark.parametrize("code", ["def f(:", "raise RuntimeError('gone')", "1 / 0"])
+def test_a_module_that_cannot_be_imported_is_named(monkeypatch, tmp_path, code):
+    (tmp_path / "my_broken.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ValueError, match="'my_broken:f' .*(Syntax|Runtime|Zero).*known"
+    ):
+        find_format("my_broken:f")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_response_text_is_one_content_a_line():
         ({"prompt": []}, "prompt", "want text"),
         ({"prompt": [{"role": "user"}]}, "prompt[0]", "role, content"),
         ({"prompt": [{"role": "bot", "content": "a"}]}, "prompt[0]", "'bot'"),
-        ({"prompt": [{"role": "user", "content": 1}]}, "prompt[0]", "not text"),
+        ({"prompt": [{"role": "user", "content": 1}]}, "prompt[0]", "want text"),
         ({"responses": []}, "responses", "at least one"),
         ({"responses": "4"}, "responses", "at least one"),
         ({"responses": ["4", None]}, "responses[1]", "want text"),
@@ -100,14 +100,33 @@ def test_response_text_is_one_content_a_line():
         ({"steps": [[{"label": 1}], []]}, "steps[0][0]", "text"),
         ({"steps": [[{"text": "a", "label": 2}], []]}, "steps[0][0]", "2"),
         ({"steps": [[{"text": "a", "label": True}], []]}, "steps[0][0]", "True"),
+        ({"steps": 0}, "steps", "want a list"),
         ({"margin": 1}, "margin", "known fields"),
+        ({"m" * 900: 1}, "m" * 900, "known fields"),
+        # what json reads and UTF-8 cannot write
+        ({"prompt": "a\ud800"}, "prompt", "character 1"),
+        ({"responses": ["4", "\udfff"]}, "responses[1]", "not Unicode"),
+        ({"prompt": [{"role": "user", "content": "\ud800"}]}, "prompt[0]", "'\\ud800'"),
+        ({"id": "\ud800"}, "id", "not Unicode"),
+        ({"source": "\ud800"}, "source", "not Unicode"),
+        ({"annotators": [{"id": "\ud800", "ranks": [0, 1]}]}, "annotators[0]", "'\\ud"),
+        ({"ratings": {"\ud800": [0, 1]}}, "ratings", "not Unicode"),
+        ({"steps": [[{"text": "\ud800", "label": 1}], []]}, "steps[0][0]", "not Unic"),
+        ({"meta": {"a": ["\ud800"]}}, "meta", "surrogates"),
+        ({"meta": {"a": {1, 2}}}, "meta", "set is not JSON"),
+        # values as long as they like
+        ({"prompt": {"a": "x" * 5000}}, "prompt", "want text"),
+        ({"prompt": [{"role": "r" * 5000, "content": "a"}]}, "prompt[0]", "is not one"),
+        ({"ranks": [[0] * 5000] * 5000}, "ranks", "want 2 values"),
     ],
 )
 def test_a_bad_field_is_named_with_its_place(change, field, why):
     with pytest.raises(RowError) as error:
         record_from_dict({**MINIMAL, **change}, "a.jsonl:3")
     assert error.value.field == field and why in error.value.why
-    assert str(error.value).startswith(f"a.jsonl:3: field {field!r}: ")
+    text = str(error.value)
+    assert text.startswith(f"a.jsonl:3: field {field!r:.80}")
+    assert len(text) < 400 and "\n" not in text and text.encode()
 
 
 @pytest.mark.parametrize("field", ["prompt", "responses"])
@@ -130,3 +149,14 @@ def test_a_field_of_the_wrong_kind_is_a_row_error(change, field):
     with pytest.raises(RowError) as error:
         record_from_dict({**MINIMAL, **change})
     assert error.value.field == field
+
+
+def test_a_field_nested_deeply_is_a_row_error():
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    for change in ({"prompt": nested}, {"meta": {"a": nested}}, {"ranks": nested}):
+        with pytest.raises(RowError) as error:
+            record_from_dict({**MINIMAL, **change})
+        assert error.value.field.removesuffix("[0]") in change
+        assert len(str(error.value)) < 400

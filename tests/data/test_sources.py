@@ -1,6 +1,8 @@
 import builtins
 import gzip
 import json
+import os
+import pathlib
 import sys
 import types
 
@@ -136,7 +138,14 @@ def test_columns_reach_the_format(tmp_path):
         (b'[{"a": 1}', "json", "not JSON.*line 1"),
         (b'{"a": [], "b": []}', "json", r"one list.*\['a', 'b'\]"),
         (b"3", "json", "want a list"),
-        (b"PAR1", "parquet", "not a parquet file"),
+        (b"PAR1", "parquet", "damaged or no parquet"),
+        (
+            b"PAR1" + b"\xff" * 40 + b"\x10\0\0\0PAR1",
+            "parquet",
+            "damaged or no parquet",
+        ),
+        (b"[" * 10**5 + b"]" * 10**5, "json", "nested too deeply"),
+        (b'["\xff"]', "json", "not JSON.*utf-8"),
         (b"\x1f\x8b\x08", "jsonl.gz", "damaged or cut off"),
         (b"plain", "jsonl.gz", "damaged or cut off"),
         (b"a,b", "csv", "unknown kind of file; known.*parquet"),
@@ -156,6 +165,20 @@ def test_a_gz_file_cut_off_in_the_middle_is_an_error_not_an_end(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match="damaged or cut off"):
         list(open_source(f"jsonl:{path}").records())
+
+
+def test_a_damaged_parquet_file_is_one_line_with_its_name(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"a": ["é"] * 2000})
+    pyarrow.parquet.write_table(table, path, compression="none")
+    whole = path.read_bytes()
+    harms = [whole[:i] + b"\xff" * 12 + whole[i + 12 :] for i in (4, 40, 99)]
+    harms += [b"", whole[:-9], whole.replace("é".encode(), b"\xff\xff")]
+    for harm in harms:
+        path.write_bytes(harm)
+        with pytest.raises(ValueError, match="a.parquet: damaged or no") as error:
+            list(read_rows(str(path)))
+        assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -191,7 +214,19 @@ def test_a_bad_row_raises_with_file_line_and_field(tmp_path):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("line", [b"{nope\n", b'{"prompt": "\xff"}\n', b'{"a": 1\n'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{nope\n",
+        b'{"prompt": "\xff"}\n',
+        b'{"a": 1\n',
+        b"\0\0\0\n",
+        b'{"prompt": ' + b"[" * 10**5 + b"]" * 10**5 + b"}\n",
+        b'{"strength": ' + b"9" * 5000 + b"}\n",
+        rows()[0]["prompt"].encode("utf-16") + b"\n",
+    ],
+    ids=["word", "utf-8", "open", "nul", "deep", "digits", "utf-16"],
+)
 def test_a_line_that_is_not_json_names_file_and_line(tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_bytes(json.dumps(rows()[0]).encode() + b"\n" + line)
@@ -371,6 +406,13 @@ def test_a_folder_of_save_to_disk(tmp_path, splits):
     assert open_source(spec).fingerprint == open_source(spec).fingerprint
 
 
+def test_a_damaged_folder_of_save_to_disk_is_named(tmp_path):
+    for name in ("dataset_info.json", "state.json"):
+        (tmp_path / name).write_text("{")
+    with pytest.raises(ValueError, match=f"{tmp_path}: .*cannot be loaded.*JSONDecode"):
+        open_source(f"hf:{tmp_path}")
+
+
 def test_another_folder_says_what_to_name(tmp_path):
     with pytest.raises(ValueError, match="save_to_disk.*tfds:"):
         open_source(f"hf:{tmp_path}")
@@ -533,6 +575,20 @@ def test_tfds_folder_errors(tmp_path):
         open_source(f"tfds:{tmp_path}/none")
     with pytest.raises(ValueError, match="want one TFDS data set, found 0"):
         open_source(f"tfds:{tmp_path}")
+
+
+def test_a_damaged_tfds_folder_is_named(tmp_path, file):
+    folder = prepare(f"jsonl:{file}", str(tmp_path / "out"), splits=["train"])
+    [data] = [n for n in os.listdir(folder) if "array_record" in n]
+    whole = (pathlib.Path(folder) / data).read_bytes()
+    spec = f"tfds:{tmp_path}/out"
+    for harm in (whole[:-40], whole[: len(whole) // 2], b"", b"x" * len(whole)):
+        (pathlib.Path(folder) / data).write_bytes(harm)
+        with pytest.raises(ValueError, match=f"{folder}: damaged"):
+            ids(spec)
+    (pathlib.Path(folder) / "dataset_info.json").write_text("[")
+    with pytest.raises(ValueError, match=f"{folder}: damaged"):
+        ids(spec)
 
 
 # world

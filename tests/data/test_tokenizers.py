@@ -87,6 +87,9 @@ def test_bpe_has_the_size_asked_for_and_is_repeatable():
 def test_bpe_refuses_sizes_it_cannot_give():
     with pytest.raises(TokenizerError, match="at least 264"):
         train_bpe(TEXTS, 263)
+    for size in (2**24 + 1, 10**14):  # the Rust library would end the process
+        with pytest.raises(TokenizerError, match=f"of {size}: .* at most 16777216"):
+            build_tokenizer(f"bpe:{size}", texts=TEXTS)
     with pytest.raises(TokenizerError, match="give only 264 tokens of 300"):
         train_bpe(["a"], 300)
     assert len(train_bpe(["a"], 264)) == 264
@@ -134,6 +137,7 @@ def test_sha_is_of_the_content():
         ("word", "list of words"),
         ("bpe:280", "needs texts"),
         ("bpe:many", "bpe:8192"),
+        ("bpe:" + "9" * 31, "bpe:8192"),
         ("./no/such/folder", 'no such folder; known: "byte"'),
         ("bytes", "does not load"),
         ("owner/name@0123abc", "offline, give a local folder"),
@@ -147,10 +151,41 @@ def test_specs_that_cannot_be_built(spec, say):
 
 
 def test_folder_without_a_tokenizer(tmp_path):
-    with pytest.raises(TokenizerError, match="does not load"):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(
+        TokenizerError, match=r"does not load.*tokenizer.json: .*no such"
+    ):
         load_tokenizer(tmp_path)
     with pytest.raises(TokenizerError, match="no tokenizer folder"):
         load_tokenizer(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "say"),
+    [
+        ("tokenizer.json", "[]", r"tokenizer.json: want an object, got \[\]"),
+        ("tokenizer.json", "3", "tokenizer.json: want an object, got 3"),
+        ("tokenizer.json", '{"a"', "tokenizer.json: not JSON: .*line 1"),
+        ("tokenizer.json", "\udcff", "tokenizer.json: not UTF-8"),
+        ("tokenizer.json", "{}", "KeyError"),
+        ("tokenizer.json", '{"model": 3, "added_tokens": []}', "untagged enum"),
+        ("tokenizer_config.json", "[]", r"tokenizer_config.json: want an object"),
+        ("tokenizer_config.json", '{"eos_token": 3}', "eos_token"),
+    ],
+)
+def test_a_damaged_file_of_a_folder_is_named(tmp_path, name, text, say):
+    save_tokenizer(build_tokenizer("byte"), tmp_path)
+    (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(TokenizerError, match=say) as error:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=f"{folder}: cannot make the folder"):
+            save_tokenizer(build_tokenizer("byte"), folder)
 
 
 def test_importing_the_data_layer_does_not_import_transformers():
