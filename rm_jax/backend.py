@@ -3,11 +3,33 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 MANIFEST_FILE = "manifest/data.json"
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder not yet renamed
 FINISHED = "commit_success.txt"  # on object storage, which renames nothing, comes last
+
+
+def initialize(dead_after: int, *address: Any) -> None:
+    """jax.distributed.initialize; without an address jax detects the cluster.
+
+    Args:
+      dead_after: seconds without a heartbeat after which a process counts as dead.
+      address: coordinator, number of processes, number of this one.
+    """
+    jax.distributed.initialize(*address, heartbeat_timeout_seconds=dead_after)
+
+
+def barrier(name: str) -> None:
+    """Returns when every process has called it with this name."""
+    multihost_utils.sync_global_devices(name)
+
+
+def preempted(poll: int) -> bool:
+    """Whether the processes agreed to stop at this poll; all ask for 0, 1, 2, ..."""
+    return multihost_utils.reached_preemption_sync_point(poll)
 
 
 def start_save(

@@ -1,14 +1,13 @@
 """Everything a run needs before its first step, the cheapest checks first."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from rm_jax import cluster, models, rundir, sharding, store
 from rm_jax import losses as losses_module
-from rm_jax import models, rundir, sharding, store
 from rm_jax.config import ConfigError, parse_duration
 from rm_jax.data import datasets, pack
 from rm_jax.data.contract import Contract, Encoder
@@ -67,10 +66,10 @@ def build(
     )
     for shape in shapes:
         sharding.rows_divide(mesh, shape.rows, f"chunk of row length {shape.length}")
-    with contextlib.ExitStack() as stack:
-        kept = None  # the run's own tokenizer; run.json is written after it
-        if workdir is not None and store.exists(store.join(workdir, "run.json")):
-            kept = stack.enter_context(store.local(store.join(workdir, "tokenizer")))
+    kept = None  # the run's own tokenizer; run.json is written after it
+    if workdir is not None and store.exists(store.join(workdir, "run.json")):
+        kept = store.join(workdir, "tokenizer")
+    with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
     loaders = {

@@ -28,7 +28,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from rm_jax import backend, store
+from rm_jax import backend, cluster, store
 from rm_jax.manifest import (
     CheckpointMismatch,
     DamagedCheckpoint,
@@ -240,6 +240,8 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         best([], "", best_mode)  # raises now if the mode is unknown
         store.makedirs(self.directory)
         finished = {str(step) for step in self.steps()}
+        if not cluster.first():
+            return
         for name in store.listdir(self.directory) if store.exists(directory) else ():
             started = re.fullmatch(r"\d+", name) and name not in finished
             if started or backend.UNFINISHED in name or name.endswith(_DELETED):
@@ -313,8 +315,10 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         except Exception as error:
             raise OSError(f"{self._path(step)}: cannot save: {error}") from error
         # Only now, with the new step on disk, may an older one go.
-        for old in set(self.steps()) - self._kept():
+        cluster.wait(f"saved {step}")
+        for old in set(self.steps()) - self._kept() if cluster.first() else ():
             self._delete(old)
+        cluster.wait(f"deleted {step}")  # whoever lists the steps now lists the same
 
     def close(self) -> None:
         """The same as `wait`."""
@@ -334,7 +338,10 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
 
     def _set_damaged_aside(self) -> None:
         # Left where it is, it would count among the last and push out a sound one.
-        for step in self._damaged & set(self.steps()):
+        damaged = self._damaged & set(self.steps())
+        if damaged:
+            cluster.wait(f"damaged {sorted(damaged)}")
+        for step in damaged if cluster.first() else ():
             aside = self._path(step) + _DAMAGED
             if store.exists(aside):
                 store.remove_tree(aside)
@@ -343,6 +350,8 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
                 self._delete(step)
             else:
                 store.move(self._path(step), aside)
+        if damaged:
+            cluster.wait(f"aside {sorted(damaged)}")
         self._damaged.clear()
 
     def _delete(self, step: int) -> None:

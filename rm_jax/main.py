@@ -107,6 +107,14 @@ def _train(arguments: list[str]) -> int:
         "--config", required=True, help="FILE.py[:ARG], rm_jax:NAME or a config.json"
     )
     parser.add_argument("--workdir", required=True, help="the run directory")
+    parser.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
+    parser.add_argument("--processes", type=_count, default=0, help="of them")
+    parser.add_argument("--process", type=_count, default=-1, help="this one, from 0")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="find the others (TPU pod, SLURM, ...)",
+    )
     parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
     args = parser.parse_args(arguments)
     from rm_jax import config as config_module
@@ -117,8 +125,10 @@ def _train(arguments: list[str]) -> int:
         if not equals and isinstance(now.get(key), bool):  # elsewhere a flag is True
             raise UsageError(f"{OVERRIDE}{key} {value}: want {OVERRIDE}{key}={value}")
         config_module.override(config, key, value)
+    from rm_jax import cluster
     from rm_jax.train import train
 
+    cluster.join(args.coordinator, args.processes, args.process, args.distributed)
     done = train(config, args.workdir)
     return 75 if done is None else 0  # EX_TEMPFAIL: stopped by a signal, run it again
 

@@ -34,12 +34,15 @@ def _open(path: str) -> tuple[Any, str]:
     import fsspec  # half a second that local runs spare
 
     try:
-        # Listings are never cached: other hosts write, too.
-        return fsspec.core.url_to_fs(path, use_listings_cache=False)
+        fs, name = fsspec.core.url_to_fs(path)
     except ImportError as error:
         raise ImportError(
             f"{path}: {error}; for gs:// pip install 'rm_jax[gcs]'"
         ) from error
+    # No listing is taken from a cache: other hosts write, too. Orbax uses the same
+    # object, so its next look at a folder is fresh as well.
+    fs.invalidate_cache()
+    return fs, name
 
 
 def exists(path: str) -> bool:

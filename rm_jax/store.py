@@ -304,6 +304,12 @@ def upload(folder: str, to: str) -> None:
         objects.upload(folder, to)
 
 
+def fetch(path: str, to: str) -> None:
+    """Copies a folder on object storage to a local one; raises as `read_bytes`."""
+    with _clear(path, "read"):
+        objects.fetch(path, to)
+
+
 @contextlib.contextmanager
 def local(path: str) -> Iterator[str]:
     """A local path of the file or folder: a URL is copied, and the copy deleted.
@@ -362,7 +368,8 @@ def _clear(path: str, what: str) -> Iterator[None]:
         why = "no such path" if there else f"no folder {folder}"
         raise FileNotFoundError(f"{path}: cannot {what}: {why}") from error
     except OSError as error:
-        raise type(error)(f"{path}: cannot {what}: {error.strerror or error}") from error
+        why = error.strerror or error
+        raise type(error)(f"{path}: cannot {what}: {why}") from error
 
 
 def _umask() -> int:

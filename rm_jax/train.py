@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import numpy as np
 
+from rm_jax import cluster, rundir, store
 from rm_jax import losses as losses_module
-from rm_jax import rundir, store
 from rm_jax.build import (
     Built,
     build,
@@ -30,6 +30,7 @@ from rm_jax.build import (
     score_fn,
 )
 from rm_jax.checkpoint import Checkpoints, CheckpointWriter
+from rm_jax.cluster import Stop
 from rm_jax.config import ConfigError, parse_duration, validate
 from rm_jax.data.contract import Encoder
 from rm_jax.data.loader import StepBatch
@@ -67,16 +68,16 @@ class Start(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Where a run leaves what it makes, and the list that a signal makes non-empty."""
+    """Where a run leaves what it makes, and what tells it to stop."""
 
     checkpoints: CheckpointWriter
     writer: RunWriter
     progress: Progress
-    stop: list[str]
+    stop: Stop
 
     def poll(self) -> None:
         """Raises Stopped when a signal came: long evaluations call it often."""
-        if self.stop:
+        if self.stop.asked():
             raise Stopped
 
 
@@ -112,16 +113,18 @@ def train(
     continued = rundir.claim(workdir, config)
     if not Checkpoints(_checkpoint_dir(workdir)).steps():
         _check_start(config)
-    first = jax.process_index() == 0
+    first = cluster.first()
     say = lambda line: print(line, file=stream, flush=True) if first else None
     with contextlib.ExitStack() as stack:
         built = build(config, workdir, losses, regularizers, say)
         stop = stack.enter_context(_signals())  # until here Ctrl-C just ends it
         if continued:
             check_same(workdir, built)
+        cluster.wait("checked")  # nothing is written before all have looked
         if first:
             describe(config, workdir, built)
-        checkpoints = stack.enter_context(_checkpoints(config, workdir))
+        with cluster.in_turn("checkpoints"):  # the first clears what a kill left
+            checkpoints = stack.enter_context(_checkpoints(config, workdir))
         events: list[dict[str, Any]] = []
         start = where_to_start(config, built, checkpoints, events.append)
         if start.step > built.total:
@@ -149,14 +152,14 @@ def train(
             )
             writer.write_event(start.step, event.pop("event"), **event)
         state, step = loop(config, built, start, out)
-        if step < built.total or stop:
+        if step < built.total or stop.reason:
             where = f"saved step {step}" if step else "nothing to save yet"
-            progress.say(f"{stop[0]}: {where}; the same command continues")
+            progress.say(f"{stop.reason}: {where}; the same command continues")
             return None
         try:
             return finish(config, workdir, built, state, out)
         except Stopped:
-            progress.say(f"{stop[0]}: trained; the same command evaluates")
+            progress.say(f"{stop.reason}: trained; the same command evaluates")
             return None
 
 
@@ -222,9 +225,9 @@ def loop(
     log = _Log(config, out, every["log_every"], start.window, built.total)
     state, step, evaluated, saved = start.state, start.step, start.evaluated, True
     while True:
-        last = step == built.total
+        last, stopping = step == built.total, out.stop.asked()
         due_eval = not evaluated and (last or step % every["eval_every"] == 0)
-        due_save = not saved and (last or out.stop or step % every["save_every"] == 0)
+        due_save = not saved and (last or stopping or step % every["save_every"] == 0)
         # A save must find every line up to its step on disk, so that a restart, which
         # cuts the log back to the checkpoint, leaves the same bytes.
         if due_eval or due_save:
@@ -232,15 +235,16 @@ def loop(
         # 1. Evaluate, before anything moves on: it sees the state of exactly this step.
         metrics: dict[str, float] = {}
         paused = time.monotonic()
-        if due_eval and not out.stop:
-            with contextlib.suppress(Stopped):
+        if due_eval and not stopping:
+            try:
                 metrics = _evaluate(config, built, state, step, out)
                 evaluated = True
+            except Stopped:
+                stopping = True
         # 2. Save, after the evaluation whose figures decide which checkpoint is best.
-        stopping = bool(out.stop)  # once: a signal may come between save and break
         better = metrics and not saved and out.checkpoints.improves(metrics)
         if due_save or better or (stopping and not saved):
-            log.flush()  # again: a signal may have come since
+            log.flush()  # again: Stopped may be what asks for it
             out.writer.flush()
             meta = _meta(built, evaluated or not due_eval, log.window)
             out.checkpoints.save(step, state, meta, metrics)
@@ -407,6 +411,7 @@ def finish(
     """
     path = store.join(workdir, "evals.json")
     done = store.read_json(path) if store.exists(path) else {}
+    cluster.wait("finish")  # all have read it before it is written
     if done.get("step") != built.total:
         score = score_fn(built, state)
         encoder = Encoder(built.data.contract, built.data.tokenizer)
@@ -420,20 +425,21 @@ def finish(
                     built.loaders[name],
                     encoder,
                     dict(config.data.world.items()),
-                    workdir,
+                    workdir if cluster.first() else None,
                     config.eval_seed,
                     too_good=config.train.too_good,
                     probes=not done["sets"],  # they are of the model, not of the set
                     poll=out.poll,
                 )
-        store.write_json(path, to_json(done))
+        if cluster.first():
+            store.write_json(path, to_json(done))
     else:
         out.progress.say(
             f"{workdir} is complete: {built.total} steps; nothing to train"
         )
     for line in summary_lines(done["sets"]):
         out.progress.say(line)
-    if config.train.report:
+    if config.train.report and cluster.first():
         from rm_jax.report.html import write_report  # matplotlib, only when asked for
 
         out.writer.flush()
@@ -456,21 +462,22 @@ def _checkpoints(config: Any, workdir: str) -> CheckpointWriter:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[str]]:
-    """A list that SIGTERM or Ctrl-C makes non-empty; the loop looks at it every turn.
+def _signals() -> Iterator[Stop]:
+    """What SIGTERM or Ctrl-C ask for; the loop looks at it every turn.
 
     A second Ctrl-C raises KeyboardInterrupt as usual.
     """
-    stop: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # no handler can be set here
+    stop = Stop()
+    alone = jax.process_count() == 1  # else jax catches SIGTERM for all of them
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield stop
         return
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, frame: Any) -> None:
-        if stop and number == signal.SIGINT:
+        if stop.reason and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.append(signal.Signals(number).name)
+        stop.reason = signal.Signals(number).name
 
     try:
         for number in before:

@@ -12,6 +12,7 @@ import pytest
 LAYERS = (
     ("types", "objects"),
     ("store", "limits", "digest", "backend", "sharding", "progress"),
+    ("cluster",),
     ("config", "manifest", "writer"),
     ("data", "models", "losses", "optim"),
     ("state", "evals"),

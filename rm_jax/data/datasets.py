@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rm_jax import store
 from rm_jax.data import cache, sources
 from rm_jax.data.audit import audit
 from rm_jax.data.cache import TokenSet
@@ -90,7 +91,16 @@ def open_source(spec: str, data: Mapping[str, Any], limit: int = 0) -> sources.S
 
 
 def cache_root(data: Mapping[str, Any]) -> pathlib.Path:
-    """Folder of token caches."""
+    """Folder of token caches.
+
+    Raises:
+      ValueError: it is a URL.
+    """
+    if store.is_url(data["cache_dir"]):
+        raise ValueError(
+            f"config.data.cache_dir = {data['cache_dir']!r}: want a folder of this "
+            "machine's disk, because token caches are memory-mapped"
+        )
     return pathlib.Path(data["cache_dir"] or "~/.cache/rm_jax/tokens").expanduser()
 
 
@@ -111,7 +121,7 @@ def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -
         name: open_source(spec, data, data["limit"] if name == "train" else 0)
         for name, spec in specs.items()
     }
-    if kept_tokenizer is not None and os.path.isdir(kept_tokenizer):
+    if kept_tokenizer is not None:
         tokenizer = load_tokenizer(kept_tokenizer)
     else:
         tokenizer = make_tokenizer(config, opened["train"], say)

@@ -32,7 +32,7 @@ def read_rows(path: str) -> Rows:
     that holds exactly one list.
 
     Args:
-      path: a local file.
+      path: a file.
 
     Yields:
       (number, row), or (number, RowError) for a line that is not JSON.
@@ -57,7 +57,8 @@ def _suffix(path: str) -> str:
 
 
 def _open(path: str) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+    file = store.open_file(path)
+    return gzip.open(file) if path.endswith(".gz") else file
 
 
 def _loads(text: bytes) -> Any:
@@ -105,7 +106,7 @@ def _parquet(path: str) -> Rows:
 
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with _open(path) as raw, pyarrow.parquet.ParquetFile(raw) as file:
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1

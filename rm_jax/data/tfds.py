@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -32,16 +33,23 @@ def tfds_table(path: str) -> Table:
       ImportError: `tensorflow_datasets` is not installed.
     """
     folder = _version_folder(path)
-    tfds = _tfds()
+    tfds, copy = _tfds(), None
+    read = folder
+    if store.is_url(folder):  # array_record reads local files only
+        copy = tempfile.TemporaryDirectory(prefix="rm_jax.tfds.")
+        read = store.join(copy.name, *folder.rstrip("/").split("/")[-2:])
+        store.makedirs(store.join(copy.name, folder.rstrip("/").split("/")[-2]))
+        store.fetch(folder, read)
     with _damage(folder):
-        builder = tfds.builder_from_directory(folder)
+        builder = tfds.builder_from_directory(read)
     if set(builder.info.features) != {"id", "record"}:
         raise ValueError(
             f"{folder}: holds {sorted(builder.info.features)}, not records; write it "
             "with rm-jax data prepare"
         )
     readers = {
-        split: functools.partial(_rows, builder, split) for split in builder.info.splits
+        split: functools.partial(_rows, builder, split, copy)
+        for split in builder.info.splits
     }
     return Table(builder.name, folder, folder_digest(folder), "", readers)
 
@@ -66,9 +74,14 @@ def write_tfds(
     folder = store.join(out_dir, name)
     if store.exists(folder):
         raise FileExistsError(f"{folder}: exists; give another name or folder")
-    builder = _builder(_tfds(), splits, out_dir, name)
-    builder.download_and_prepare()
-    return str(builder.data_path)
+    tfds = _tfds()
+    with store.new_folder(folder) as scratch:
+        builder = _builder(tfds, splits, scratch, name)
+        builder.download_and_prepare()
+        for part in os.listdir(store.join(scratch, name)):
+            os.rename(store.join(scratch, name, part), store.join(scratch, part))
+        os.rmdir(store.join(scratch, name))
+    return store.join(folder, _VERSION)
 
 
 def _builder(tfds: Any, splits: Mapping, out_dir: str, name: str) -> Any:
@@ -105,7 +118,8 @@ def _examples(records: Iterator[Record]) -> Iterator[tuple[int, dict[str, str]]]
         yield i, {"id": record.id, "record": text}
 
 
-def _rows(builder: Any, split: str) -> Rows:
+def _rows(builder: Any, split: str, copy: Any) -> Rows:
+    """Rows of a split; `copy` is the folder they lie in, deleted with its last user."""
     with _damage(str(builder.data_path)):
         source = builder.as_data_source(split)
         for i in range(len(source)):

@@ -181,6 +181,9 @@ def _wrap(model, pre_tokenizer, decoder) -> "PreTrainedTokenizerFast":
 
 def _pretrained(spec: str) -> "PreTrainedTokenizerFast":
     """A tokenizer from a folder or the hub; its code is never run."""
+    if store.is_url(spec):
+        with store.local(spec) as copy:
+            return _pretrained(copy)
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     name, revision = spec, None
@@ -244,7 +247,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerFast":
     Raises:
       TokenizerError: no such folder, or no fast tokenizer in it.
     """
-    if not os.path.isdir(folder):
+    if not store.is_dir(os.fspath(folder)):
         raise TokenizerError(f"no tokenizer folder {os.fspath(folder)!r}")
     return _pretrained(os.fspath(folder))
 

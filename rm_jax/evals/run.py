@@ -32,7 +32,7 @@ def evaluate_set(
     loader: Loader,
     encoder: Encoder,
     world: Mapping[str, Any],
-    out: str,
+    out: str | None,
     seed: int,
     temperature: float = 1.0,
     too_good: float = 0.97,
@@ -48,7 +48,7 @@ def evaluate_set(
       loader: of the set.
       encoder: of the model's contract, to decode texts and encode probes.
       world: knobs of `world:`.
-      out: directory that predictions/ goes to.
+      out: directory that predictions/ goes to; None writes none.
       seed: of the bootstrap.
       temperature: of the contract.
       too_good: accuracy on human labels that is suspicious.
@@ -93,11 +93,12 @@ def evaluate_set(
     if of_world and probes:
 
         def score(data: TokenSet):
-            own = Loader(data, loader.shapes, loader.examples)
+            own = Loader(data, loader.shapes, loader.examples, rows=loader.rows)
             return score_table(score_fn, own, poll=poll).scores
 
         values["probes"] = world_probes(world, encoder, score, PROBES, seed)
-    write_predictions(out, name, table, loader.data, encoder)
+    if out is not None:
+        write_predictions(out, name, table, loader.data, encoder)
     return values
 
 

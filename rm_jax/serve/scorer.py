@@ -68,8 +68,7 @@ class Scorer:
         )
         self.contract = Contract.from_json(meta["contract"])
         self.arch = arch_module.from_json(meta["arch"])
-        with store.local(store.join(run, "tokenizer")) as folder:
-            self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(store.join(run, "tokenizer"))
         _, apply = models.functions(self.arch)
         self.mesh = sharding.make_mesh(
             {"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]

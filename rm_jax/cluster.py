@@ -1,0 +1,106 @@
+"""Several processes as one run: join, agree, take turns. One process needs none of it.
+
+Every process runs the same program on its own devices and reads everything; only the
+first one writes what is not sharded: logs, predictions, reports, manifests.
+"""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+
+import jax
+
+from rm_jax import backend
+
+DEAD_AFTER = 30  # seconds without a heartbeat; then every other process ends, too
+# Set where a launcher started several processes; jax knows how to read the rest.
+LAUNCHERS = {
+    "SLURM_NTASKS": lambda v: int(v) > 1 and "SLURM_STEP_NODELIST" in os.environ,
+    "OMPI_COMM_WORLD_SIZE": lambda v: int(v) > 1,
+    "TPU_WORKER_HOSTNAMES": lambda v: "," in v,
+    "MEGASCALE_NUM_SLICES": lambda v: int(v) > 1,
+}
+
+
+def join(
+    coordinator: str = "", processes: int = 0, process: int = -1, detect: bool = False
+) -> None:
+    """Joins the other processes of a run; call it before any device is used.
+
+    Without arguments it joins where the environment says that a launcher started
+    several processes (LAUNCHERS); else this process is the whole run.
+
+    Args:
+      coordinator: HOST:PORT of the first process.
+      processes: how many there are.
+      process: which one this is, from 0.
+      detect: ask jax for a TPU pod, SLURM, Open MPI or Kubernetes, and fail where there
+        is none.
+
+    Raises:
+      ValueError: some of the three are missing or out of range.
+      RuntimeError: the others do not answer, or nothing was detected.
+    """
+    given = bool(coordinator), processes > 0, process >= 0
+    if any(given):
+        if not all(given) or process >= processes or ":" not in coordinator:
+            raise ValueError(
+                f"--coordinator {coordinator!r} --processes {processes} --process "
+                f"{process}: want all three: HOST:PORT, N and 0 ... N - 1"
+            )
+        backend.initialize(DEAD_AFTER, coordinator, processes, process)
+    elif detect or any(
+        name in os.environ and test(os.environ[name])
+        for name, test in LAUNCHERS.items()
+    ):
+        try:
+            backend.initialize(DEAD_AFTER)
+        except ValueError as error:
+            raise RuntimeError(
+                f"no TPU pod, SLURM job, MPI or Kubernetes found: {error}: give "
+                "--coordinator HOST:PORT --processes N --process I"
+            ) from error
+
+
+def first() -> bool:
+    """Whether this process writes what is not sharded."""
+    return jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+    """Returns when every process is here; `name` is the same in all of them."""
+    if jax.process_count() > 1:
+        backend.barrier(f"rm_jax {name}")
+
+
+@contextlib.contextmanager
+def in_turn(name: str) -> Iterator[None]:
+    """The block runs in the first process, then in all others at once."""
+    if not first():
+        wait(name)
+    yield
+    if first():
+        wait(name)
+
+
+class Stop:
+    """Whether a signal asks to save and end; the same answer in every process.
+
+    Attributes:
+      reason: name of the signal, "" while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._polls = itertools.count()
+
+    def asked(self) -> bool:
+        """Called equally often in every process: in every turn and block of examples.
+
+        With several processes jax catches SIGTERM in any of them and picks the poll at
+        which all are told.
+        """
+        if jax.process_count() > 1 and backend.preempted(next(self._polls)):
+            self.reason = "SIGTERM"
+        return bool(self.reason)
