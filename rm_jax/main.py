@@ -113,7 +113,7 @@ def _train(arguments: list[str]) -> int:
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="find the others (TPU pod, SLURM, ...)",
+        help="find the others: TPU pod, SLURM",
     )
     parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
     args = parser.parse_args(arguments)

@@ -1,0 +1,230 @@
+"""Runs of 2 and 4 real processes on this machine, joined over loopback by gloo."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from rm_jax import cluster, store
+from rm_jax.checkpoint import Checkpoints
+
+WORLD = {"train": 96, "valid": 24, "test": 1}
+TINY = {
+    **{f"data.world.{split}": n for split, n in WORLD.items()},
+    "data.eval": '{"valid": "#valid"}',
+    "contract.max_length": 128,
+    "contract.max_response": 96,
+    "batch.examples": 8,
+    "batch.row_lengths": "(128,)",
+    "batch.chunk_tokens": 1024,
+    "model.d_model": 8,
+    "model.n_layers": 2,
+    "model.n_heads": 2,
+    "model.n_kv_heads": 1,
+    "model.d_ff": 16,
+    "model.head_init": "normal",
+    "optim.name": "sgd",
+    "optim.b1": 0.0,
+    "optim.learning_rate": 1e-2,
+    "optim.warmup": "2 steps",
+    "train.duration": "10 steps",
+    "train.log_every": "1 steps",
+    "train.eval_every": "5 steps",
+    "train.save_every": "5 steps",
+    "train.tensorboard": "False",
+    "train.report": "False",
+}
+
+
+def command(config, workdir, **changes):
+    knobs = TINY | {k.replace("__", "."): v for k, v in changes.items()}
+    return [
+        *(sys.executable, "-m", "rm_jax", "train", "--config", "rm_jax:base"),
+        *("--workdir", str(workdir)),
+        *(f"--config.{k}={v}" for k, v in knobs.items()),
+    ]
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def environment(devices, **more):
+    """Of a process with so many devices of its own."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "XLA"))}
+    return own | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | more
+
+
+def start(tmp_path, n, workdir, devices=1, join=None, **changes):
+    """Starts n processes of one run; their output goes to files."""
+    address = f"127.0.0.1:{port()}"
+    running = []
+    for i in range(n):
+        flags = ["--coordinator", address, "--processes", str(n), "--process", str(i)]
+        more = {}
+        if join is not None:
+            flags, more = [], join(i)
+        out = (tmp_path / f"{pathlib.Path(workdir).name}.{i}.log").open("w")
+        full = command(None, workdir, **changes) + (flags if n > 1 else [])
+        running.append(
+            subprocess.Popen(
+                full, stdout=out, stderr=out, env=environment(devices, **more)
+            )
+        )
+    return running
+
+
+def finish(tmp_path, running, workdir, codes=(0,)):
+    """Waits for all, and gives what each said."""
+    for p in running:
+        p.wait(timeout=300)
+    name = pathlib.Path(workdir).name
+    said = [(tmp_path / f"{name}.{i}.log").read_text() for i in range(len(running))]
+    assert all(p.returncode in codes for p in running), "\n\n".join(said)
+    return said
+
+
+def lines(workdir):
+    text = store.read_text(store.join(workdir, "metrics.jsonl"))
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    cache = {"data__cache_dir": str(folder / "tokens")}
+    finish(folder, start(folder, 1, folder / "run", devices=4, **cache), folder / "run")
+    return folder / "run"
+
+
+def assert_close(a, b):
+    """Losses, gradient norms and evaluations of two runs, line by line."""
+    for x, y in zip(lines(a), lines(b), strict=True):
+        assert x.keys() == y.keys()
+        for key in x:
+            assert np.allclose(float(x[key]), float(y[key]), rtol=1e-5, atol=1e-6), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4])
+def test_many_processes_train_as_one(one, tmp_path, n):
+    run = tmp_path / "run"
+    cache = {"data__cache_dir": str(tmp_path / "tokens")}
+    running = start(tmp_path, n, run, devices=4 // n, **cache)
+    said = finish(tmp_path, running, run)
+    assert_close(one, run)
+    assert "tokenising" in said[0] and not any("tokenising" in s for s in said[1:])
+    assert "accuracy" in said[0] and not any("accuracy" in s for s in said[1:])
+    assert len(list((tmp_path / "tokens").glob("*/meta.json"))) == 2
+    # A checkpoint of all of them, read by one.
+    a, b = (Checkpoints(f"{folder}/checkpoints") for folder in (one, run))
+    (x, _, _), (y, _, _) = (c.restore_part("params") for c in (a, b))
+    for name in x:
+        for u, v in zip(_leaves(x[name]), _leaves(y[name]), strict=True):
+            np.testing.assert_allclose(u, v, rtol=1e-5, atol=1e-6)
+
+
+def _leaves(tree):
+    import jax
+
+    return map(np.asarray, jax.tree.leaves(tree))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_four_goes_on_in_one(one, tmp_path):
+    run, cache = tmp_path / "run", {"data__cache_dir": str(tmp_path / "tokens")}
+    half = start(tmp_path, 4, run, train__duration="5 steps", **cache)
+    finish(tmp_path, half, run)
+    # The schedule is that of 10 steps only if it always was: a run of five, grown.
+    (said,) = finish(tmp_path, start(tmp_path, 1, run, devices=4, **cache), run)
+    assert "continuing" in said and "at step 5 of 10" in said
+    assert [line["step"] for line in lines(run)][-1] == 10
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_saves_the_same_step_in_all(one, tmp_path):
+    run, cache = tmp_path / "run", {"data__cache_dir": str(tmp_path / "tokens")}
+    long = {"train__duration": "5000 steps", "train__eval_every": "5000 steps"}
+    long["train__save_every"] = "5000 steps"
+    running = start(tmp_path, 2, run, **cache, **long)
+    _until(lambda: (run / "metrics.jsonl").exists() and len(lines(run)) > 3, running)
+    running[1].send_signal(signal.SIGTERM)
+    said = finish(tmp_path, running, run, codes=(75,))
+    (step,) = Checkpoints(f"{run}/checkpoints").steps()
+    assert f"SIGTERM: saved step {step}" in said[0]
+    assert [line["step"] for line in lines(run)] == list(range(1, step + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_one_killed_ends_the_others(one, tmp_path, killed):
+    run, cache = tmp_path / "run", {"data__cache_dir": str(tmp_path / "tokens")}
+    running = start(tmp_path, 2, run, train__duration="100000 steps", **cache)
+    _until(lambda: (run / "metrics.jsonl").exists() and len(lines(run)) > 3, running)
+    running[killed].kill()
+    begin = time.monotonic()
+    running[1 - killed].wait(timeout=60)
+    assert time.monotonic() - begin < 60 and running[1 - killed].returncode != 0
+    said = (tmp_path / f"run.{1 - killed}.log").read_text()
+    assert "another process of the run" in said or "distributed service" in said, said
+
+
+@pytest.mark.slow
+def test_slurm_is_joined_without_flags(tmp_path):
+    run, cache = tmp_path / "run", {"data__cache_dir": str(tmp_path / "tokens")}
+    job = str(os.getpid())
+
+    def slurm(i):
+        return {
+            "SLURM_JOB_ID": job,
+            "SLURM_STEP_NODELIST": "127.0.0.1",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(i),
+            "SLURM_LOCALID": str(i),
+        }
+
+    running = start(tmp_path, 2, run, join=slurm, train__duration="2 steps", **cache)
+    said = finish(tmp_path, running, run)
+    assert "2 steps" in said[0] or "/2" in said[0]
+    assert store.read_json(run / "run.json")["devices"]["processes"] == 2
+
+
+def _until(ready, running):
+    end = time.monotonic() + 240
+    while not ready():
+        assert time.monotonic() < end, "nothing happens"
+        assert all(p.poll() is None for p in running), "a process ended"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("host:1", 0, -1), ("", 2, 0), ("host:1", 2, 2), ("host", 2, 0), ("", 0, 1)],
+)
+def test_half_a_cluster_is_refused(arguments):
+    with pytest.raises(ValueError, match="want all three: HOST:PORT, N and 0"):
+        cluster.join(*arguments)
+
+
+def test_alone_nothing_is_joined(monkeypatch):
+    for name in cluster.LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    cluster.join()
+    cluster.wait("x")
+    assert cluster.first()
+    with cluster.in_turn("y"):
+        pass
+    stop = cluster.Stop()
+    assert not stop.asked()
+    stop.reason = "SIGTERM"
+    assert stop.asked()
