@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.data = ConfigDict()
     # SPEC: format:path-or-hub-id[@revision][#split]. No #split means every row, unless
-    # an eval set below is "#split": then training takes "#train" of the same source.
+    # an eval set below is a split of it: then training takes its "#train".
     c.data.train = "world:"
     # name -> SPEC, or "#valid" / "#test" of the training source (by prompt hash where
     # the source has no such split, so that no prompt is on two sides).
@@ -121,7 +121,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.train.save_every = "100 steps"
     c.train.eval_examples = 1000  # of each eval set during training; 0 is all
     c.train.keep_last = 2  # checkpoints
-    c.train.keep_best = 1
+    c.train.keep_best = 1  # an evaluation that would be one of them is saved at once
     c.train.best_metric = "eval/valid/nll"
     c.train.best_mode = "min"
     c.train.ema = 0.0  # decay of an average of the parameters; 0 is off

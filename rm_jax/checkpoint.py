@@ -22,6 +22,7 @@ so damage is not taken for a state of another shape.
 import contextlib
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -291,15 +292,13 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
     def improves(self, metrics: Mapping[str, float]) -> bool:
         """Whether a step of these metrics would be kept among the best."""
         self.wait()
-        value = metrics.get(self._metric)
-        if not self._keep_best or value is None or not math.isfinite(value):
+        self._set_damaged_aside()
+        value = metrics.get(self._metric, math.nan)
+        if not self._keep_best or not math.isfinite(value):
             return False
-        ranked = best(manifests := self._manifests(), self._metric, self._mode)
-        if len(ranked) < self._keep_best:
-            return True
-        (worst,) = (m for m in manifests if m.step == ranked[self._keep_best - 1])
-        worst = worst.metrics[self._metric]
-        return value > worst if self._mode == "max" else value < worst
+        new = Manifest(sys.maxsize, {}, {self._metric: value}, {})
+        ranked = best([*self._manifests(), new], self._metric, self._mode)
+        return new.step in ranked[: self._keep_best]
 
     def wait(self) -> None:
         """Waits until the last save is on disk, then deletes what need not be kept.

@@ -120,10 +120,7 @@ def _train(arguments: list[str]) -> int:
     from rm_jax import config as config_module
 
     config = config_module.load(args.config)
-    now = config_module.flatten(config.to_dict())
-    for key, equals, value in knobs:
-        if not equals and isinstance(now.get(key), bool):  # elsewhere a flag is True
-            raise UsageError(f"{OVERRIDE}{key} {value}: want {OVERRIDE}{key}={value}")
+    for key, value in knobs:
         config_module.override(config, key, value)
     from rm_jax import cluster
     from rm_jax.train import train
@@ -285,8 +282,8 @@ def _step(text: str) -> int | str:
 
 def _take_knobs(
     arguments: Sequence[str],
-) -> tuple[list[str], list[tuple[str, str, str]]]:
-    """The other arguments, and (key, "=" or "", value) of every --config.KEY."""
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The other arguments, and (key, value) of every --config.KEY."""
     others, knobs = [], []
     words = iter(arguments)
     for word in words:
@@ -298,7 +295,7 @@ def _take_knobs(
             value = next(words, "--")
         if not key or (not equals and value.startswith("--")):
             raise UsageError(f"{word}: no value: want {OVERRIDE}{key or 'KEY'}=VALUE")
-        knobs.append((key, equals, value))
+        knobs.append((key, value))
     return others, knobs
 
 
@@ -311,12 +308,6 @@ def _columns(args: argparse.Namespace) -> dict[str, str] | None:
         found = None
     if not isinstance(found, dict):
         raise UsageError(f'--columns {args.columns!r:.200}: want {{"field": "column"}}')
-    for field, column in found.items():
-        if not isinstance(field, str) or not isinstance(column, str):
-            raise UsageError(
-                f"--columns: {field!r}: {column!r:.80}: want the names of a field and "
-                "of a column, both text in quotes"
-            )
     return found
 
 
@@ -338,7 +329,7 @@ def _check_new(flag: str, path: str, folder: bool = True) -> None:
         raise UsageError(
             f"{flag} {path or whole} is there already: choose another name"
         )
-    above = os.path.dirname(whole)
+    above = whole if empty else os.path.dirname(whole)
     while folder and not os.path.lexists(above):
         above = os.path.dirname(above)
     if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):

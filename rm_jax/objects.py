@@ -33,16 +33,17 @@ def _open(path: str) -> tuple[Any, str]:
     """
     import fsspec  # half a second that local runs spare
 
+    # No listing is taken from a cache: other hosts write, too. By the settings, because
+    # Orbax opens file systems of its own in its threads.
+    for scheme in ("gs", "gcs", "s3"):
+        settings = fsspec.config.conf.setdefault(scheme, {})
+        settings.setdefault("use_listings_cache", False)
     try:
-        fs, name = fsspec.core.url_to_fs(path)
+        return fsspec.core.url_to_fs(path)
     except ImportError as error:
         raise ImportError(
             f"{path}: {error}; for gs:// pip install 'rm_jax[gcs]'"
         ) from error
-    # No listing is taken from a cache: other hosts write, too. Orbax uses the same
-    # object, so its next look at a folder is fresh as well.
-    fs.invalidate_cache()
-    return fs, name
 
 
 def exists(path: str) -> bool:

@@ -198,15 +198,14 @@ def _check_start(config: Any) -> None:
     Raises:
       ConfigError: naming the knob.
     """
-    starts = {"train.resume": config.train.resume}
-    if config.model.init != "scratch":
-        starts["model.init"] = config.model.init
-    for key, run in starts.items():
-        if run and not Checkpoints(_checkpoint_dir(run)).steps():
-            raise ConfigError(
-                f"config.{key} = {run!r}: {_checkpoint_dir(run)} has no checkpoint: "
-                "give the --workdir of a run that saved one"
-            )
+    key, run = "train.resume", config.train.resume
+    if not run:
+        key, run = "model.init", config.model.init
+    if run != "scratch" and not Checkpoints(_checkpoint_dir(run)).steps():
+        raise ConfigError(
+            f"config.{key} = {run!r}: {_checkpoint_dir(run)} has no checkpoint: "
+            "give the --workdir of a run that saved one"
+        )
 
 
 def loop(
@@ -242,8 +241,8 @@ def loop(
             except Stopped:
                 stopping = True
         # 2. Save, after the evaluation whose figures decide which checkpoint is best.
-        better = metrics and not saved and out.checkpoints.improves(metrics)
-        if due_save or better or (stopping and not saved):
+        due_save = due_save or (stopping and not saved)
+        if due_save or (not saved and metrics and out.checkpoints.improves(metrics)):
             log.flush()  # again: Stopped may be what asks for it
             out.writer.flush()
             meta = _meta(built, evaluated or not due_eval, log.window)
@@ -346,7 +345,7 @@ def _refuse(config: Any, step: int, values: Mapping[str, float], total: int) -> 
             f"step {step}: the loss is {values['loss']}, its gradient norm "
             f"{values['grad_norm']}; {values['skips_in_row']:.0f} steps in a row were "
             f"skipped (config.train.on_nonfinite = {config.train.on_nonfinite!r}, "
-            f"max_skips = {config.train.max_skips}): lower the learning rate, or "
+            f"at most {limit} may be): lower the learning rate, or "
             f"look at the rows with `rm-jax inspect RUN --step {step - 1}`"
         )
 

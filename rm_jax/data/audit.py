@@ -97,7 +97,7 @@ def audit(
     pairs one false conflict in 2,000 audits).
 
     `empty_side: drop` takes from a record of K > 2 only the empty responses, as long as
-    two labelled ones stay. `conflict` counts every record with a pair that some record,
+    two stay that are labelled, not all alike. `conflict` counts every record with a pair that some record,
     or the record itself, prefers the other way. `duplicate` counts the second and later
     copies. Where all records that stay are `tied`, the report warns.
 
@@ -145,8 +145,12 @@ def without_empty(record: Record) -> Record:
     def pick(values: tuple) -> tuple:
         return tuple(values[i] for i in full) if values else values
 
+    meta, gold = dict(record.meta), record.meta.get("gold")
+    if isinstance(gold, list) and len(gold) == len(record.responses):
+        meta["gold"] = [gold[i] for i in full]
     return dataclasses.replace(
         record,
+        meta=meta,
         responses=pick(record.responses),
         ranks=pick(record.ranks),
         annotators=tuple(a._replace(ranks=pick(a.ranks)) for a in record.annotators),
@@ -231,7 +235,8 @@ class _Scan:
 def _kinds(record: Record) -> set[str]:
     """Kinds that a record shows by itself."""
     texts = [response_text(r).strip() for r in record.responses]
-    kinds = {record.meta["audit"]} if record.meta.get("audit") in _BIT else set()
+    said = record.meta.get("audit")  # of a parser that saw more than the record holds
+    kinds = {said} if isinstance(said, str) and said in _BIT else set()
     if len(texts) > 1 and len(set(texts)) == 1:
         kinds.add("identical_responses")
     if not all(texts) or not any(m.content.strip() for m in record.prompt):
@@ -264,7 +269,7 @@ def _is_trimmable(record: Record, kinds: set[str]) -> bool:
     if "empty_side" not in kinds or len(record.responses) <= 2:
         return False
     rest = without_empty(record)
-    return len(rest.responses) > 1 and _kinds(rest) <= kinds - {"empty_side"} | {"tied"}
+    return len(rest.responses) > 1 and _kinds(rest) <= kinds - {"empty_side"}
 
 
 def _preferences(record: Record) -> Iterator[tuple[int, int]]:

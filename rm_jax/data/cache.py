@@ -271,6 +271,8 @@ def open_cache(directory: str | os.PathLike) -> TokenSet:
     folder = pathlib.Path(directory)
     try:
         return _open(folder)
+    except PermissionError:
+        raise
     except (OSError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = str(error)
         if str(folder) not in why:  # of Python or numpy: a value of a wrong kind

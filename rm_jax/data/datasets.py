@@ -62,15 +62,16 @@ def specs_of(data: Mapping[str, Any]) -> dict[str, str]:
         )
     evals |= {n: str(parsed._replace(split=s[1:])) for n, s in own.items()}
     found = [sources.parse_spec(spec) for spec in evals.values()]
-    if any(f.split and _place(f) == _place(parsed) for f in found):
+    held = [f for f in found if f.split not in ("", "train")]
+    if any(_place(f) == _place(parsed) for f in held):
         train = str(parsed._replace(split=parsed.split or "train"))
     return {"train": train, **evals}
 
 
-def _place(spec: sources.Spec) -> tuple[str, str]:
-    """Where the rows of a SPEC lie, whatever format reads them."""
+def _place(spec: sources.Spec) -> str:
+    """Where the rows of a SPEC lie, whatever format or revision reads them."""
     path = spec.path or spec.format  # `world:` has no path
-    return os.path.realpath(path) if os.path.exists(path) else path, spec.revision
+    return os.path.realpath(path) if os.path.exists(path) else path
 
 
 def open_source(spec: str, data: Mapping[str, Any], limit: int = 0) -> sources.Source:
@@ -117,6 +118,8 @@ def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -
     """
     data = config["data"]
     specs = specs_of(data)
+    if specs["train"] != data["train"]:
+        say(f"training on {specs['train']}: what is held out of it is left out")
     opened = {
         name: open_source(spec, data, data["limit"] if name == "train" else 0)
         for name, spec in specs.items()

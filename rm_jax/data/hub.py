@@ -63,6 +63,8 @@ def saved_table(path: str) -> Table:
     datasets = _datasets()
     try:
         loaded = datasets.load_from_disk(path)
+    except (ImportError, PermissionError):
+        raise
     except Exception as error:  # whatever a damaged file raises there, with its folder
         raise ValueError(
             f"{path}: a folder of save_to_disk that cannot be loaded: "

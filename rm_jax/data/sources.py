@@ -74,7 +74,7 @@ class _Options(NamedTuple):
 def parse_spec(spec: str) -> Spec:
     """Takes a SPEC apart.
 
-    A path that exists as it stands is a path, whatever `@` and `#` it holds.
+    A local path that exists as it stands is a path, whatever `@` and `#` it holds.
 
     Raises:
       ValueError: no format, or no path.
@@ -84,9 +84,10 @@ def parse_spec(spec: str) -> Spec:
     if head not in _KNOWN and function:
         head, rest = function.groups()
     path, split, revision = rest, "", ""
-    if not store.exists(path) and "#" in path:
+    there = lambda: not store.is_url(path) and store.exists(path)
+    if not there() and "#" in path:
         path, _, split = path.rpartition("#")
-    if not store.exists(path):
+    if not there():
         path, _, revision = path.partition("@")
     if not colon or not head or (not path and head != "world"):
         raise ValueError(
@@ -130,6 +131,8 @@ def open_source(
     _check(options)
     parsed = parse_spec(spec)
     if parsed.format == "world":
+        if columns:
+            raise ValueError(f"SPEC {spec!r} takes no columns, got {dict(columns)}")
         return _world_source(parsed, world or {}, options)
     stored = parsed.format == "tfds"
     how = find_format("jsonl" if stored else parsed.format, columns)

@@ -131,6 +131,8 @@ def _damage(folder: str) -> Iterator[None]:
     """Re-raises whatever a damaged file raises with the folder's name."""
     try:
         yield
+    except (ImportError, PermissionError):
+        raise
     except Exception as error:
         raise ValueError(
             f"{folder}: damaged: {type(error).__name__}: {error!s:.300}: write it "

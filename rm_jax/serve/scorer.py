@@ -4,6 +4,7 @@ model = rm_jax.load("runs/quickstart")
 model.score("What is 2 + 2?", ["4", "5"])        # array of two rewards
 """
 
+import contextlib
 import pathlib
 import sys
 import tempfile
@@ -150,15 +151,18 @@ def _best_step(checkpoints: Checkpoints, train: Any) -> int:
     steps = checkpoints.steps()
     try:
         for step in steps:
-            checkpoints.manifest(step)  # one that is damaged may have been the best
+            # One that is damaged may have been the best; one that a run deletes
+            # meanwhile is none of the best.
+            with contextlib.suppress(FileNotFoundError):
+                checkpoints.manifest(step)
     except DamagedCheckpoint as error:
         raise ValueError(
-            f"--step best: cannot compare them all: {error}: give one of {steps}"
+            f'step "best": cannot compare them all: {error}: give one of {steps}'
         ) from error
     best = checkpoints.best_step(train.best_metric, train.best_mode)
     if best is None:
         raise ValueError(
-            f"--step best: no checkpoint in {checkpoints.directory} has the metric "
+            f'step "best": no checkpoint in {checkpoints.directory} has the metric '
             f"{train.best_metric!r} of config.train.best_metric: give one of {steps}"
         )
     return best

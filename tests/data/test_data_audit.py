@@ -163,17 +163,12 @@ def test_a_large_ranking_loses_only_its_empty_responses():
     assert untouched == full
 
 
-def test_of_a_large_ranking_a_tie_may_be_left():
-    full = record(("a", "b", ""), (0, 0, 1), id="k3")
-    audited = audit(lambda: [full], {})
-    assert list(audited.records()) == [record(("a", "b"), (0, 0), id="k3")]
-
-
 @pytest.mark.parametrize(
     "whole",
     [
         record(("a", "", " "), (0, 1, 2)),  # one response is left
         record(("a", "b", ""), (None, 0, 1)),  # one rank is left
+        record(("a", "b", ""), (0, 0, 1)),  # a tie is left
         record(("a", "b", ""), prompt=""),  # the prompt is empty
         record(("a", "")),  # a pair
     ],
@@ -309,3 +304,12 @@ def test_a_set_of_nothing_but_ties_is_said():
     assert lines[-1].strip() == "all 3 records kept are tied: no response is preferred"
     lines = audit(lambda: [*ties, record()], {}).report.lines()
     assert not any("kept are tied" in line for line in lines)
+
+
+def test_odd_meta_is_no_finding_and_gold_loses_what_is_trimmed():
+    odd = record(("a", "b"), meta={"audit": ["empty_side"]})
+    (kept,) = audit(lambda: [odd], {}).records()
+    assert kept == odd
+    full = record(("a", "b", ""), (0, 1, 2), meta={"gold": [0.5, 0.25, -1.0]})
+    (kept,) = audit(lambda: [full], {}).records()
+    assert kept.meta["gold"] == [0.5, 0.25] and len(kept.responses) == 2

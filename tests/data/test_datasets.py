@@ -38,6 +38,16 @@ def test_a_split_held_out_of_the_source_is_not_trained_on(rows, held):
     assert prompts(other) and not prompts(found["train"]) & prompts(other)
 
 
+def test_a_revision_does_not_hide_the_source():
+    train = "hf:org/data"
+    for held in ("hf:org/data@main#test", "trl:org/data@abc#valid"):
+        assert datasets.specs_of({"train": train, "eval": {"a": held}})["train"] == (
+            "hf:org/data#train"
+        )
+    same = {"train": train, "eval": {"a": "hf:org/data#train"}}
+    assert datasets.specs_of(same)["train"] == train
+
+
 def test_other_sources_leave_training_whole(rows):
     spec = f"jsonl:{rows}"
     for held in ("jsonl:other.jsonl#valid", "world:#test", spec):
