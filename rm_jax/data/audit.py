@@ -97,9 +97,9 @@ def audit(
     pairs one false conflict in 2,000 audits).
 
     `empty_side: drop` takes from a record of K > 2 only the empty responses, as long as
-    two stay that are labelled, not all alike. `conflict` counts every record with a pair that some record,
-    or the record itself, prefers the other way. `duplicate` counts the second and later
-    copies. Where all records that stay are `tied`, the report warns.
+    two stay that are labelled, not all alike. `conflict` counts every record with a
+    pair that some record, or the record itself, prefers the other way. `duplicate`
+    counts the second and later copies. Where all records that stay are `tied`, the report warns.
 
     Args:
       records: starts an iteration, the same records each time (`Source.records`).
