@@ -99,7 +99,7 @@ def audit(
     `empty_side: drop` takes from a record of K > 2 only the empty responses, as long as
     two stay that are labelled, not all alike. `conflict` counts every record with a
     pair that some record, or the record itself, prefers the other way. `duplicate`
-    counts the second and later copies. Where all records that stay are `tied`, the report warns.
+    counts the second and later copies. Where all left are `tied`, the report warns.
 
     Args:
       records: starts an iteration, the same records each time (`Source.records`).
