@@ -119,6 +119,7 @@ def test_every_command_is_understood(commands, at, monkeypatch):
 
     # By their full names: `rm_jax.train` may be looked up as module or as function.
     for module, name in (
+        ("rm_jax.cluster", "join"),
         ("rm_jax.train", "train"),
         ("rm_jax.serve.evaluation", "evaluate_run"),
         ("rm_jax.serve.inspection", "inspect_step"),
