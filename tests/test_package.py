@@ -86,8 +86,9 @@ def test_every_package_is_listed(root, project):
     assert listed == found | {"rm_jax._configs", "rm_jax._experiments"}
 
 
-def test_constraints_are_within_the_bounds(root, project):
-    lines = (root / "constraints.txt").read_text().splitlines()
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-3.12.txt"])
+def test_constraints_are_within_the_bounds(root, project, name):
+    lines = (root / name).read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
     pinned = {normal(name): version for name, version in pinned.items()}
     extras = project["project"]["optional-dependencies"]
