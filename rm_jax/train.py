@@ -3,10 +3,8 @@
 metrics = rm_jax.train(rm_jax.config.load("rm_jax:quickstart"), "runs/quickstart")
 """
 
-import collections
 import contextlib
 import importlib.util
-import math
 import signal
 import sys
 import threading
@@ -33,18 +31,14 @@ from rm_jax.checkpoint import Checkpoints, CheckpointWriter
 from rm_jax.cluster import Stop
 from rm_jax.config import ConfigError, parse_duration, validate
 from rm_jax.data.contract import Encoder
-from rm_jax.data.loader import StepBatch
 from rm_jax.evals import alarms, evaluate, pairs
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
 from rm_jax.progress import Progress
 from rm_jax.state import TrainState, create
 from rm_jax.step import run_step
+from rm_jax.steplog import StepLog
 from rm_jax.writer import RunWriter, to_json
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: names the step and why."""
 
 
 class Stopped(Exception):
@@ -221,7 +215,14 @@ def loop(
     batches = built.loaders["train"].prefetch(
         start.step, built.total, config.batch.prefetch
     )
-    log = _Log(config, out, every["log_every"], start.window, built.total)
+    log = StepLog(
+        config,
+        out.writer,
+        out.progress,
+        every["log_every"],
+        start.window,
+        built.total,
+    )
     state, step, evaluated, saved = start.state, start.step, start.evaluated, True
     while True:
         last, stopping = step == built.total, out.stop.asked()
@@ -262,92 +263,6 @@ def loop(
     if step > start.step:
         out.progress.say(log.layout(built.step.compiled()))
     return state, step
-
-
-class _Log:
-    """Means over the steps since the last line, written one step behind the devices.
-
-    `window` is what has not been written yet; it goes into the checkpoint, so that a
-    continued run writes the same line.
-    """
-
-    LATEST = ("learning_rate", "skips", "skips_in_row")  # not averaged
-
-    def __init__(
-        self,
-        config: Any,
-        out: Outputs,
-        every: int,
-        window: dict[str, list[float]],
-        total: int,
-    ):
-        self.config, self.out, self.every, self.total = config, out, every, total
-        self.window, self.pending = window, None
-        self.clock = time.monotonic()
-        self.done, self.whole = collections.Counter(), collections.Counter()
-
-    def add(self, step: int, values: Mapping[str, Any], batch: StepBatch) -> None:
-        """Takes a step that is still being computed; writes the one before."""
-        self.flush()
-        self.pending = (step, values, batch)
-
-    def flush(self) -> None:
-        """Waits for the newest step and takes its numbers."""
-        if self.pending is None:
-            return
-        (step, values, batch), self.pending = self.pending, None
-        values = {k: float(v) for k, v in jax.device_get(values).items()}
-        for name in ("examples", "pairs", "tokens", "size"):
-            self.done[name] += getattr(batch, name)
-            self.whole[name] += getattr(batch, name)
-        for name, value in values.items():
-            total, n = self.window.get(name, (0.0, 0))
-            self.window[name] = [total + value, n + 1]
-        if step % self.every == 0:
-            self._write(step, values, batch)
-        _refuse(self.config, step, values, self.total)
-
-    def layout(self, programs: int) -> str:
-        """How the examples of this process's steps were laid out."""
-        n = self.whole
-        return (
-            f"packing: {n['tokens'] / n['examples']:.0f} tokens an example, "
-            f"{1 - n['tokens'] / n['size']:.1%} padding, {programs} programs"
-        )
-
-    def _write(self, step: int, values: dict[str, float], batch: StepBatch) -> None:
-        means = {name: total / n for name, (total, n) in self.window.items()}
-        means |= {name: values[name] for name in self.LATEST}
-        self.window.clear()
-        self.out.writer.write_metrics(step, {f"train/{k}": v for k, v in means.items()})
-        now = time.monotonic()
-        seconds, self.clock = now - self.clock, now
-        timing = {
-            "seconds": seconds,
-            **{f"{name}_per_s": n / seconds for name, n in self.done.items()},
-            "padding": 1 - self.done["tokens"] / self.done["size"],
-            "chunks": len(batch.chunks),
-        }
-        self.out.writer.write_timing(step, timing)
-        self.done.clear()
-        shown = {"loss": means["loss"], "accuracy": means["accuracy"]}
-        self.out.progress.update(step, shown | {"pairs/s": timing["pairs_per_s"]})
-
-
-def _refuse(config: Any, step: int, values: Mapping[str, float], total: int) -> None:
-    """Stops a run whose loss is not finite, by policy; its checkpoints are sound."""
-    finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
-    stop_now = config.train.on_nonfinite == "stop" and not finite
-    # A run that is shorter than max_skips and skips every step learns nothing, either.
-    limit = 1 if stop_now else min(config.train.max_skips, total)
-    if values["skips_in_row"] >= limit:
-        raise TrainingError(
-            f"step {step}: the loss is {values['loss']}, its gradient norm "
-            f"{values['grad_norm']}; {values['skips_in_row']:.0f} steps in a row were "
-            f"skipped (config.train.on_nonfinite = {config.train.on_nonfinite!r}, "
-            f"at most {limit} may be): lower the learning rate, or "
-            f"look at the rows with `rm-jax inspect RUN --step {step - 1}`"
-        )
 
 
 def _evaluate(

@@ -17,7 +17,7 @@ LAYERS = (
     ("data", "models", "losses", "optim"),
     ("state", "evals"),
     ("step", "checkpoint", "report", "rundir"),
-    ("build",),
+    ("build", "steplog"),
     ("train", "serve"),
     ("main",),
 )

@@ -22,6 +22,7 @@ from rm_jax.config import ConfigError
 from rm_jax.data.schema import record_from_dict, record_to_dict
 from rm_jax.data.world import make_world
 from rm_jax.losses import LOSSES, REGULARIZERS, bradley_terry
+from rm_jax.steplog import TrainingError
 
 train_module = importlib.import_module("rm_jax.train")
 
@@ -303,7 +304,7 @@ def test_a_loss_that_is_nan_stops_at_its_step(make, tmp_path):
     example = example_of_step(config, tmp_path, 4)
     config.loss.name = "broken"
     known = LOSSES | {"broken": broken_at(example)}
-    with pytest.raises(train_module.TrainingError) as error:
+    with pytest.raises(TrainingError) as error:
         train(config, tmp_path / "run", losses=known)
     text = str(error.value)
     assert text.startswith("step 5: the loss is nan") and "--step 4" in text
@@ -390,7 +391,7 @@ def test_a_run_that_skips_every_step_fails(make, tmp_path):
 
     config = make(**NO_EVAL, train__max_skips=100)
     config.loss.name = "broken"
-    with pytest.raises(train_module.TrainingError, match="8 steps in a row were"):
+    with pytest.raises(TrainingError, match="8 steps in a row were"):
         train(config, tmp_path / "run", losses=LOSSES | {"broken": broken})
 
 
