@@ -194,8 +194,7 @@ def test_slurm_is_joined_without_flags(tmp_path):
         }
 
     running = start(tmp_path, 2, run, join=slurm, train__duration="2 steps", **cache)
-    said = finish(tmp_path, running, run)
-    assert "2 steps" in said[0] or "/2" in said[0]
+    finish(tmp_path, running, run)
     assert store.read_json(run / "run.json")["devices"]["processes"] == 2
 
 
