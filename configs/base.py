@@ -4,6 +4,7 @@ Durations are text with a unit: "500 steps", "3 epochs" or "10000 examples".
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -23,7 +24,11 @@ def get_config(arg: str = "") -> ConfigDict:
     c.data = ConfigDict()
     # SPEC: format:path-or-hub-id[@revision][#split]. No #split means every row, unless
     # an eval set below is a split of it: then training takes its "#train".
-    c.data.train = "world:"
+    # Or a mixture, name -> {spec, weight}: each source as often as its share of the
+    # weights, an epoch is all examples once on average; or {spec, count}: exactly
+    # `count` examples of each source, chosen by data_seed, once an epoch. A source may
+    # have `columns` of its own. Its "#valid" and "#test" hold those of every source.
+    c.data.train = FieldReference("world:", field_type=object)  # text or a mixture
     # name -> SPEC, or "#valid" / "#test" of the training source (by prompt hash where
     # the source has no such split, so that no prompt is on two sides).
     c.data.eval = ConfigDict({"valid": "#valid", "test": "#test"})
@@ -44,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "zero_weight": "keep",  # counts nothing; a set of nothing else is refused
         }
     )
-    c.data.limit = 0  # first N records of the training source; 0 is all
+    c.data.limit = 0  # first N records of each training source; 0 is all
     c.data.cache_dir = ""  # token cache; "" is ~/.cache/rm_jax/tokens
     c.data.world = ConfigDict()  # knobs of `world:`, see rm_jax/data/world.py
 

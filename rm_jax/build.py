@@ -72,12 +72,13 @@ def build(
     with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
+    order = datasets.train_order(config.data, data.train, config.data_seed)
     loaders = {
         name: Loader(
             tokens,
             shapes,
             config.batch.examples,
-            config.data_seed,
+            order if name == "train" else None,
             config.batch.layout,
             rows=lambda shape: sharding.local_rows(mesh, shape.rows),
         )
@@ -86,9 +87,7 @@ def build(
     encoder = Encoder(data.contract, data.tokenizer)
     arch = models.make_arch(config.model, encoder.vocab_size, config.contract.pooling)
     init, apply = models.functions(arch, objective.needs_token_logp)
-    steps = lambda text: parse_duration(text).steps(
-        config.batch.examples, len(data.train)
-    )
+    steps = lambda text: parse_duration(text).steps(config.batch.examples, order.epoch)
     total = steps(config.train.duration)
     params = jax.eval_shape(init, jax.random.key(0))
     optim = dict(config.optim.items())

@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 # Sections whose keys depend on a choice made in them; checked where they are read.
-OPEN = ("data.eval", "data.columns", "data.world", "loss", "data.audit")
+MIXTURE = "data.train"  # text, or such a section
+OPEN = ("data.eval", "data.columns", "data.world", "loss", "data.audit", MIXTURE)
 
 
 def locate(address: str) -> str:
@@ -189,6 +190,9 @@ def _assign(
     if last not in node and not is_open:
         raise _unknown(key, config)
     now = node.get(last)
+    if key == MIXTURE:
+        node[last] = read(value)
+        return
     if is_open and (now is None or isinstance(now, int | float)):
         with node.unlocked(), node.ignore_type():
             node[last] = read(value)
@@ -283,4 +287,7 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
                 "the name of a column"
             )
     check(values)
+    if isinstance(config.data.train, dict):  # as a .py config may well write it
+        config = config.copy_and_resolve_references()
+        config.data.train = _plain(config.data.train)
     return FrozenConfigDict(config)

@@ -164,6 +164,7 @@ def _check_values(v: Mapping[str, Any]) -> None:
 
 def _check_together(v: Mapping[str, Any]) -> None:
     _check_lengths(v)
+    _check_train(v)
     _check_evals(v)
     if v["model.attention"] == "full" and v["batch.layout"] != "padded":
         raise ConfigError(
@@ -211,6 +212,53 @@ def _check_lengths(v: Mapping[str, Any]) -> None:
             f"below config.contract.max_length = {v['contract.max_length']}, so that a "
             "token of the prompt fits"
         )
+
+
+def _check_train(v: Mapping[str, Any]) -> None:
+    """A SPEC, or a mixture that says what each source is and how much of it."""
+    key = "data.train"
+    sources: dict[str, dict[str, Any]] = {}
+    for name, value in v.items():
+        if name.startswith(f"{key}."):
+            source, _, field = name.removeprefix(f"{key}.").partition(".")
+            sources.setdefault(source, {})[field.partition(".")[0]] = value
+    if isinstance(v.get(key), str) and v[key] and not sources:
+        return
+    if not sources:
+        raise ConfigError(
+            f"config.{key} = {v.get(key)!r:.200}: want a SPEC or a mixture, name -> "
+            "{spec, weight} or name -> {spec, count}"
+        )
+    for name, fields in sources.items():
+        _check_source(f"config.{key}.{name}", name, fields)
+    amounts = {a for fields in sources.values() for a in AMOUNTS if a in fields}
+    if len(amounts) > 1:
+        raise ConfigError(
+            f"config.{key}: some sources have a weight and some a count: give all "
+            "of them the same"
+        )
+
+
+AMOUNTS = ("weight", "count")
+
+
+def _check_source(where: str, name: str, fields: Mapping[str, Any]) -> None:
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ConfigError(f"{where}: call it by letters, digits, _ and - only")
+    known = ("spec", *AMOUNTS, "columns")
+    if unknown := sorted(fields.keys() - set(known)):
+        raise ConfigError(f"{where}.{unknown[0]}: unknown; a source has {known}")
+    if not isinstance(fields.get("spec"), str) or not fields["spec"]:
+        raise ConfigError(f"{where}.spec = {fields.get('spec')!r}: want a SPEC")
+    given = [a for a in AMOUNTS if a in fields]
+    if len(given) != 1:
+        raise ConfigError(f"{where} has {given or 'no amount'}: want weight or count")
+    amount = fields[given[0]]
+    kind = int if given[0] == "count" else int | float
+    ok = isinstance(amount, kind) and not isinstance(amount, bool)
+    if not ok or not 0 < amount < math.inf:
+        want = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{where}.{given[0]} = {amount!r:.80}: want {want} above 0")
 
 
 def _check_evals(v: Mapping[str, Any]) -> None:

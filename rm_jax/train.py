@@ -31,7 +31,8 @@ from rm_jax.checkpoint import Checkpoints, CheckpointWriter
 from rm_jax.cluster import Stop
 from rm_jax.config import ConfigError, parse_duration, validate
 from rm_jax.data.contract import Encoder
-from rm_jax.evals import alarms, evaluate, pairs
+from rm_jax.data.mixture import world_split
+from rm_jax.evals import alarms, by_source, evaluate, pairs
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
 from rm_jax.progress import Progress
@@ -206,9 +207,9 @@ def loop(
     config: Any, built: Built, start: Start, out: Outputs
 ) -> tuple[TrainState, int]:
     """Steps `start.step` ... `built.total`; the order inside a turn is fixed."""
-    examples = len(built.data.train)
+    epoch = built.loaders["train"].order.epoch
     every = {
-        name: max(1, parse_duration(text).steps(config.batch.examples, examples))
+        name: max(1, parse_duration(text).steps(config.batch.examples, epoch))
         for name, text in config.train.items()
         if name.endswith("_every")
     }
@@ -283,6 +284,8 @@ def _evaluate(
     for name, table in tables.items():
         values = evaluate(table, seed=config.eval_seed)
         figures |= {f"eval/{name}/{k}": v for k, v in values.items()}
+        for source, own in by_source(table, seed=config.eval_seed).items():
+            figures |= {f"eval/{name}/{source}/{k}": v for k, v in own.items()}
         scores = table.scores[~np.isnan(table.scores)]
         out.writer.add_histogram(step, f"eval/{name}/scores", scores)
         margins = pairs(table).delta
@@ -290,7 +293,7 @@ def _evaluate(
         for text in alarms(
             table,
             progress=step / built.total,
-            human=not built.data.specs[name].startswith("world:"),
+            human=world_split(built.data.specs[name]) is None,
             too_good=config.train.too_good,
         ):
             out.writer.alarm(step, name, text)
@@ -330,11 +333,11 @@ def finish(
         score = score_fn(built, state)
         encoder = Encoder(built.data.contract, built.data.tokenizer)
         done = {"step": built.total, "sets": {}}
-        for name, spec in built.data.specs.items():
+        for name, specs in built.data.specs.items():
             if name != "train":
                 done["sets"][name] = evaluate_set(
                     name,
-                    spec,
+                    world_split(specs),
                     score,
                     built.loaders[name],
                     encoder,

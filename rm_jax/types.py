@@ -48,6 +48,7 @@ class Labels(NamedTuple):
       steps: step labels; -1 where not given.
       lengths: tokens of each response, template included.
       ids: index of the example in its data set; -1 for padding.
+      source: index of the example's source in a mixture; 0 without one.
       reference_logp: log-probability of each response under a reference policy; NaN
         where not given.
     """
@@ -61,6 +62,7 @@ class Labels(NamedTuple):
     steps: Int[Array, "e k p"]
     lengths: Int[Array, "e k"]
     ids: Int[Array, "e"]
+    source: Int[Array, "e"]
     reference_logp: Float[Array, "e k"]
 
 

@@ -12,6 +12,7 @@ from rm_jax import losses
 from rm_jax.build import put_chunk
 from rm_jax.data import pack
 from rm_jax.data.loader import Loader
+from rm_jax.data.order import of_one
 from rm_jax.models import ArchConfig, functions
 from rm_jax.optim import make_optimizer
 from rm_jax.sharding import AXES, make_mesh, path_name, rows_divide, spec_of
@@ -152,7 +153,7 @@ def _train(values, data, params):
         hparams=jax.tree.map(np.asarray, {"optim": HPARAMS[0], "loss": HPARAMS[1]}),
     )
     state = jax.device_put(fresh, shardings)
-    loader = Loader(data, pack.shapes((32,), 32 * 8, 8), 16, seed=2)
+    loader = Loader(data, pack.shapes((32,), 32 * 8, 8), 16, of_one(len(data), 2))
     batch = loader.batch_at(0)
     assert len(batch.chunks) > 1
     total = step.zeros(state)

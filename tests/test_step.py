@@ -13,6 +13,7 @@ from rm_jax import losses, sharding
 from rm_jax.build import put_chunk
 from rm_jax.data import pack
 from rm_jax.data.loader import Loader
+from rm_jax.data.order import of_one
 from rm_jax.losses import LOSSES, REGULARIZERS, Regularizer
 from rm_jax.models import ArchConfig, functions
 from rm_jax.models.reward import scatter
@@ -183,9 +184,12 @@ def test_a_packed_step_is_the_padded_step(toy_set, fresh_params):
     params = lambda: fresh_params(ARCH)
     begin = functools.partial(start, params=params, learning_rate=0.2)
     dense = dataclasses.replace(ARCH, attention_block=128)
-    packed = begin(functions(ARCH)[1]), Loader(data, SMALL[1:], 6, seed=5)
+    packed = begin(functions(ARCH)[1]), Loader(data, SMALL[1:], 6, of_one(len(data), 5))
     shape = pack.shapes((32,), 32 * 24, 4)  # 24 rows of one response
-    padded = begin(functions(dense)[1]), Loader(data, shape, 6, seed=5, layout="padded")
+    padded = (
+        begin(functions(dense)[1]),
+        Loader(data, shape, 6, of_one(len(data), 5), layout="padded"),
+    )
     batches = [loader.batch_at(0) for _, loader in (packed, padded)]
     assert len(batches[0].chunks) > 1 and batches[0].tokens < batches[1].tokens
     a, b = (gradient(r, x) for (r, _), x in zip((packed, padded), batches, strict=True))
@@ -216,7 +220,9 @@ def test_a_packed_step_is_the_padded_step(toy_set, fresh_params):
 def test_many_chunks_are_one(data, loss):
     data = weighted(data, [1, 2, 0, 0.5, 1, 1, 3, 1, 1, 0.1, 1, 1])
     run = start(loss=loss, weight_decay=0.01)
-    loaders = [Loader(data, shapes, 12, seed=1) for shapes in (BIG, SMALL)]
+    loaders = [
+        Loader(data, shapes, 12, of_one(len(data), 1)) for shapes in (BIG, SMALL)
+    ]
     batches = [longer(loader.batch_at(0)) for loader in loaders]
     assert [len(b.chunks) > 1 for b in batches] == [False, True]
     a, b = (gradient(run, batch) for batch in batches)
@@ -528,6 +534,7 @@ def test_preference_sums_by_hand():
         steps=np.zeros((5, 3, 0), np.int32),
         lengths=np.ones((5, 3), np.int32),
         ids=np.array([0, 1, 2, 3, -1]),
+        source=np.zeros(5, np.int32),
         reference_logp=np.full((5, 3), nan, np.float32),
     )
     scores = jnp.array(

@@ -14,7 +14,7 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from rm_jax import store
 from rm_jax.data.contract import Encoded, Encoder, prompt_tokens
 from rm_jax.data.schema import Record
 
-VERSION = 1
+VERSION = 2
 # name -> dtype of the array; "tokens" takes two bytes where the vocabulary allows.
 ARRAYS = {
     "branch_start": np.int64,  # [branches + 1] offsets into tokens
@@ -37,11 +37,12 @@ ARRAYS = {
     "soft": np.float32,
     "weight": np.float32,
     "prompt_hash": np.int64,  # [examples] cluster of the example
+    "source": np.int32,  # [examples] index into meta's sources; 0 without a mixture
     "id_start": np.int64,  # [examples + 1] offsets into ids.txt
 }
 META = {
     "attributes", "audit", "bytes", "counts", "examples", "fields", "max_responses",
-    "source", "token_dtype", "tokens", "truncation", "version",
+    "source", "sources", "token_dtype", "tokens", "truncation", "version",
 }  # fmt: skip
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TYPECODES = {np.int64: "q", np.int32: "i", np.float32: "f"}
@@ -62,6 +63,11 @@ class TokenSet:
 
     def __len__(self) -> int:
         return len(self.arrays["weight"])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources of a mixture; empty where there is only one."""
+        return tuple(self.meta["sources"])
 
     @property
     def max_responses(self) -> int:
@@ -101,6 +107,13 @@ class TokenSet:
             text = f.read(int(starts[-1]))
         return [text[a:b].decode() for a, b in zip(starts, starts[1:], strict=False)]
 
+    def id_bytes(self, first: int, stop: int) -> Int[np.ndarray, "bytes"]:
+        """Identifiers of examples first ... stop - 1, one after the other, as bytes."""
+        begin, end = self.arrays["id_start"][[first, stop]]
+        with open(self.directory / "ids.txt", "rb") as f:
+            f.seek(begin)
+            return np.frombuffer(f.read(int(end - begin)), np.uint8)
+
     def id(self, i: int) -> str:
         """Identifier of example i in its source."""
         start, stop = self.arrays["id_start"][i : i + 2]
@@ -114,6 +127,12 @@ def key(fingerprint: str, policy: Mapping[str, str], contract_sha: str) -> str:
     text = json.dumps(
         [VERSION, fingerprint, dict(policy), contract_sha], sort_keys=True
     )
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def joined_key(sets: Mapping[str, TokenSet]) -> str:
+    """Name of the cache folder of a mixture of these sources."""
+    text = json.dumps([VERSION, [[n, s.directory.name] for n, s in sets.items()]])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -136,9 +155,27 @@ def build(
     Raises:
       CacheError: no record was left to write, or the folder cannot be written.
     """
+
+    def write(folder: pathlib.Path) -> dict[str, Any]:
+        meta = _write(records, encoder, folder)
+        if not meta["examples"]:
+            raise CacheError(f"no usable record was left; dropped: {meta['counts']}")
+        return meta | {"audit": dict(audit), "source": dict(source)}
+
+    return create(directory, write)
+
+
+def create(
+    directory: str | os.PathLike, write: Callable[[pathlib.Path], Mapping[str, Any]]
+) -> TokenSet:
+    """A new cache of what `write` puts in a folder; it returns its meta but for sizes.
+
+    Raises:
+      CacheError: the folder cannot be written; or of `write`.
+    """
     final = pathlib.Path(directory)
     try:
-        return _build(records, encoder, final, audit, source)
+        return _create(final, write)
     except OSError as error:
         first = error.__cause__ if isinstance(error.__cause__, OSError) else error
         if not _is_writing(first, final):
@@ -158,14 +195,12 @@ def _is_writing(error: OSError, folder: pathlib.Path) -> bool:
     return inside or path in folder.parents
 
 
-def _build(records, encoder: Encoder, final: pathlib.Path, audit, source) -> TokenSet:
+def _create(final: pathlib.Path, write: Callable) -> TokenSet:
     scratch = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}.tmp")
     scratch.mkdir(parents=True)
     try:
-        meta = _write(records, encoder, scratch)
-        if not meta["examples"]:
-            raise CacheError(f"no usable record was left; dropped: {meta['counts']}")
-        meta |= {"audit": dict(audit), "source": dict(source)}
+        meta = {"version": VERSION, **write(scratch)}
+        meta["bytes"] = {p.name: p.stat().st_size for p in sorted(scratch.glob("*.*"))}
         store.write_json(scratch / "meta.json", meta)
         if final.exists() and not (final / "meta.json").exists():
             shutil.rmtree(final)
@@ -202,7 +237,7 @@ def _write(records, encoder: Encoder, folder: pathlib.Path) -> dict[str, Any]:
     for name, t in ARRAYS.items():
         (folder / f"{name}.bin").write_bytes(memoryview(np.asarray(columns[name], t)))
     return {
-        "version": VERSION,
+        "sources": [],
         "examples": examples,
         "max_responses": max_responses,
         "token_dtype": np.dtype(dtype).name,
@@ -214,7 +249,6 @@ def _write(records, encoder: Encoder, folder: pathlib.Path) -> dict[str, Any]:
             "side": encoder.contract.truncation_side,
             "bos_id": encoder.bos_id,
         },
-        "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.*"))},
     }
 
 
@@ -246,6 +280,7 @@ def _append(columns, record: Record, encoded: Encoded, names: list[str]) -> None
         value = getattr(record, name)
         columns[name].append(np.nan if value is None else value)
     columns["weight"].append(record.weight)
+    columns["source"].append(0)
     text = json.dumps([list(m) for m in record.prompt])
     digest = hashlib.sha256(text.encode()).digest()[:8]
     columns["prompt_hash"].append(int.from_bytes(digest, "little", signed=True))
@@ -320,7 +355,7 @@ def _check_offsets(folder: pathlib.Path, meta, tokens, arrays) -> None:
     lengths = {"tokens": (len(tokens), meta["tokens"])}
     for name in ("prompt_keep", "ranks", "gold"):
         lengths[name] = len(arrays[name]), branches - n
-    for name in ("strength", "soft", "weight", "prompt_hash"):
+    for name in ("strength", "soft", "weight", "prompt_hash", "source"):
         lengths[name] = len(arrays[name]), n
     for name, (found, length) in lengths.items():
         if found != length:

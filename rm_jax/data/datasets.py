@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rm_jax import store
@@ -12,6 +13,9 @@ from rm_jax.data import cache, sources
 from rm_jax.data.audit import audit
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.contract import Contract, Encoder, make_contract
+from rm_jax.data.join import join, sources_of
+from rm_jax.data.mixture import Specs, is_counted, parts_of, specs_of
+from rm_jax.data.order import Order, of_mixture, of_one
 from rm_jax.data.schema import Record, response_text
 from rm_jax.data.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
 
@@ -27,54 +31,24 @@ class Data(NamedTuple):
     Attributes:
       train: training set.
       evals: name -> evaluation set.
-      specs: name -> SPEC of each set, "train" among them.
+      specs: set -> source -> SPEC, "train" among the sets.
       tokenizer: of the contract.
       contract: how the texts became tokens.
     """
 
     train: TokenSet
     evals: dict[str, TokenSet]
-    specs: dict[str, str]
+    specs: Specs
     tokenizer: "PreTrainedTokenizerFast"
     contract: Contract
 
 
-def specs_of(data: Mapping[str, Any]) -> dict[str, str]:
-    """name -> SPEC of the training set ("train") and of each evaluation set.
-
-    An evaluation SPEC "#valid" is a split of the training source. Where any evaluation
-    set is a split of that source, by "#valid" or by its whole SPEC, training without a
-    split means "#train": no held-out prompt is trained on.
-
-    Raises:
-      ValueError: an evaluation set called "train", or "#split" beside a training SPEC
-        that names a split itself.
-    """
-    train, evals = data["train"], dict(data["eval"].items())
-    if "train" in evals:
-        raise ValueError("config.data.eval has a set called 'train': rename it")
-    parsed = sources.parse_spec(train)
-    own = {n: s for n, s in evals.items() if s.startswith("#")}
-    if own and parsed.split not in ("", "train"):
-        raise ValueError(
-            f"config.data.train = {train!r} names a split, so config.data.eval = "
-            f"{own} cannot be splits of it: give them a SPEC of their own"
-        )
-    evals |= {n: str(parsed._replace(split=s[1:])) for n, s in own.items()}
-    found = [sources.parse_spec(spec) for spec in evals.values()]
-    held = [f for f in found if f.split not in ("", "train")]
-    if any(_place(f) == _place(parsed) for f in held):
-        train = str(parsed._replace(split=parsed.split or "train"))
-    return {"train": train, **evals}
-
-
-def _place(spec: sources.Spec) -> str:
-    """Where the rows of a SPEC lie, whatever format or revision reads them."""
-    path = spec.path or spec.format  # `world:` has no path
-    return os.path.realpath(path) if os.path.exists(path) else path
-
-
-def open_source(spec: str, data: Mapping[str, Any], limit: int = 0) -> sources.Source:
+def open_source(
+    spec: str,
+    data: Mapping[str, Any],
+    limit: int = 0,
+    columns: Mapping[str, str] | None = None,
+) -> sources.Source:
     """`sources.open_source` with the knobs of a config's data section.
 
     A column map is for the formats that take one; other sets beside them need none.
@@ -82,7 +56,7 @@ def open_source(spec: str, data: Mapping[str, Any], limit: int = 0) -> sources.S
     mapped = sources.parse_spec(spec).format in ("columns", "hf")
     return sources.open_source(
         spec,
-        columns=dict(data["columns"].items()) if mapped else None,
+        columns=dict((columns or {}).items()) if mapped else None,
         world=dict(data["world"].items()),
         on_bad_row=data["on_bad_row"],
         valid_fraction=data["valid_fraction"],
@@ -117,45 +91,66 @@ def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -
       ValueError, FileNotFoundError: what is wrong with a source, a row or the contract.
     """
     data = config["data"]
-    specs = specs_of(data)
-    if specs["train"] != data["train"]:
-        say(f"training on {specs['train']}: what is held out of it is left out")
+    specs, parts = specs_of(data), parts_of(data)
+    for name, spec in specs["train"].items():
+        if spec != parts[name].spec:
+            say(f"training on {spec}: what is held out of it is left out")
     opened = {
-        name: open_source(spec, data, data["limit"] if name == "train" else 0)
-        for name, spec in specs.items()
+        name: {
+            source: open_source(
+                spec,
+                data,
+                data["limit"] if name == "train" else 0,
+                parts[source].columns if source in parts else data["columns"],
+            )
+            for source, spec in of.items()
+        }
+        for name, of in specs.items()
     }
     if kept_tokenizer is not None:
         tokenizer = load_tokenizer(kept_tokenizer)
     else:
-        tokenizer = make_tokenizer(config, opened["train"], say)
+        tokenizer = make_tokenizer(config, list(opened["train"].values()), say)
     contract = make_contract(config["contract"], tokenizer)
     sets = {
-        name: token_set(name, source, data, contract, tokenizer, say)
-        for name, source in opened.items()
+        name: mixed_set(name, of, data, contract, tokenizer, say)
+        for name, of in opened.items()
     }
     train = sets.pop("train")
     return Data(train, sets, specs, tokenizer, contract)
 
 
+def train_order(data: Mapping[str, Any], train: TokenSet, seed: int) -> Order:
+    """The order of the training set's examples.
+
+    Raises:
+      ValueError: a count or a weight of the mixture that cannot be had.
+    """
+    if not train.sources:
+        return of_one(len(train), seed)
+    amounts = {name: part.amount for name, part in parts_of(data).items()}
+    return of_mixture(dict(sources_of(train)), amounts, is_counted(data), seed)
+
+
 def make_tokenizer(
-    config: Mapping[str, Any], train: sources.Source, say: Say
+    config: Mapping[str, Any], train: Sequence[sources.Source], say: Say
 ) -> "PreTrainedTokenizerFast":
     """The tokenizer of `config.contract.tokenizer`; a trained one is cached."""
     spec = config["contract"]["tokenizer"]
-    if spec == "word" and train.info["path"] == "world":
+    if spec == "word" and all(source.info["path"] == "world" for source in train):
         from rm_jax.data.world import vocabulary
 
         return build_tokenizer(spec, words=vocabulary())
     if not spec.startswith("bpe:"):
         return build_tokenizer(spec)
-    name = hashlib.sha256(f"{train.fingerprint} {spec}".encode()).hexdigest()[:32]
+    prints = " ".join(source.fingerprint for source in train)
+    name = hashlib.sha256(f"{prints} {spec}".encode()).hexdigest()[:32]
     folder = cache_root(config["data"]) / "tokenizers" / name
     if not folder.is_dir():
-        say(f"training tokenizer {spec} on {train.name}")
+        say(f"training tokenizer {spec} on {', '.join(s.name for s in train)}")
         scratch = folder.with_name(f"{name}.{os.getpid()}.tmp")
-        save_tokenizer(
-            build_tokenizer(spec, texts=texts(train.records())), os.fspath(scratch)
-        )
+        every = itertools.chain.from_iterable(texts(s.records()) for s in train)
+        save_tokenizer(build_tokenizer(spec, texts=every), os.fspath(scratch))
         os.rename(scratch, folder)
     return load_tokenizer(folder)
 
@@ -165,6 +160,25 @@ def texts(records: Iterator[Record]) -> Iterator[str]:
     for record in records:
         yield from (m.content for m in record.prompt)
         yield from (response_text(r) for r in record.responses)
+
+
+def mixed_set(
+    name: str,
+    opened: Mapping[str, sources.Source],
+    data: Mapping[str, Any],
+    contract: Contract,
+    tokenizer: "PreTrainedTokenizerFast",
+    say: Say,
+) -> TokenSet:
+    """The token set of one source, or that of several joined; cached as `token_set`."""
+    one = lambda label, source: token_set(label, source, data, contract, tokenizer, say)
+    if list(opened) == [""]:
+        return one(name, opened[""])
+    sets = {source: one(f"{name}/{source}", of) for source, of in opened.items()}
+    folder = cache_root(data) / cache.joined_key(sets)
+    if (folder / "meta.json").exists():
+        return cache.open_cache(folder)
+    return join(sets, folder)
 
 
 def token_set(

@@ -1,8 +1,7 @@
 """Batches as a pure function of (seed, step): nothing to save, nothing to replay.
 
-Step s takes items s*B ... (s+1)*B - 1 of the endless concatenation of one permutation
-an epoch, and the responses of each in random order, so that no position in a chunk says
-which one was chosen.
+Step s takes items s*B ... (s+1)*B - 1 of an endless row (order.py), and the responses
+of each in random order, so that no position in a chunk says which one was chosen.
 """
 
 import math
@@ -15,6 +14,7 @@ import numpy as np
 
 from rm_jax.data import pack
 from rm_jax.data.cache import TokenSet
+from rm_jax.data.order import Order, of_one
 from rm_jax.types import Labels, PackedBatch
 
 
@@ -52,7 +52,7 @@ class Loader:
       data: the tokens.
       shapes: chunk shapes.
       examples: prompts a step.
-      seed: order of examples and responses.
+      order: of the examples in training; without one, a permutation an epoch by seed 0.
       layout: "packed" or "padded".
       rows: rows of a shape that this host holds; all of them by default.
     """
@@ -62,34 +62,24 @@ class Loader:
         data: TokenSet,
         shapes: Sequence[pack.Shape],
         examples: int,
-        seed: int = 0,
+        order: Order | None = None,
         layout: str = "packed",
         rows: Callable[[pack.Shape], slice] = lambda shape: slice(None),
     ):
         self.data, self.shapes, self.examples = data, tuple(shapes), examples
-        self.seed, self.shared, self.rows = seed, layout == "packed", rows
-        self._permutations: dict[int, np.ndarray] = {}
+        self.order = order or of_one(len(data), seed=0)
+        self.shared, self.rows = layout == "packed", rows
         pack.check_fits(data, self.shapes, self.shared)
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._permutations:
-            rng = np.random.default_rng([self.seed, epoch])
-            while len(self._permutations) > 1:  # a step touches few epochs
-                self._permutations.pop(min(self._permutations))
-            self._permutations[epoch] = rng.permutation(len(self.data))
-        return self._permutations[epoch]
 
     def items_at(self, step: int) -> list[pack.Item]:
         """The examples of a step, each with its responses in random order."""
-        first, n = step * self.examples, len(self.data)
-        rng = np.random.default_rng([self.seed, step, 1])
+        rng = np.random.default_rng([self.order.seed, step, 1])
         keys = rng.random((self.examples, self.data.max_responses))
         items = []
-        for i in range(self.examples):
-            epoch, index = divmod(first + i, n)
-            example = int(self._permutation(epoch)[index])
+        chosen = self.order.items(step * self.examples, self.examples)
+        for example, key in zip(chosen.tolist(), keys, strict=True):
             k = self.data.count(example)
-            items.append(pack.Item(example, tuple(np.argsort(keys[i, :k]).tolist())))
+            items.append(pack.Item(example, tuple(np.argsort(key[:k]).tolist())))
         return items
 
     def batch_at(self, step: int) -> StepBatch:

@@ -268,6 +268,7 @@ def labels(data: TokenSet, items: Sequence[Item], chunk: Chunk, k: int) -> Label
     ratings = np.full((e, k, attributes), np.nan, np.float32)
     soft, strength = (np.full((e,), np.nan, np.float32) for _ in range(2))
     weight, ids = np.zeros((e,), np.float32), np.full((e,), -1, np.int32)
+    source = np.zeros((e,), np.int32)
     for row, index in enumerate(chunk.items):
         example, order = items[index]
         n, order = len(order), list(order)
@@ -280,8 +281,10 @@ def labels(data: TokenSet, items: Sequence[Item], chunk: Chunk, k: int) -> Label
         strength[row] = data.arrays["strength"][example]
         weight[row] = data.arrays["weight"][example]
         ids[row] = example
+        source[row] = data.arrays["source"][example]
     steps = np.full((e, k, 0), -1, np.int32)
     reference = np.full((e, k), np.nan, np.float32)
     return Labels(
-        ranks, present, soft, strength, weight, ratings, steps, lengths, ids, reference
-    )
+        ranks, present, soft, strength, weight, ratings, steps, lengths, ids, source,
+        reference,
+    )  # fmt: skip

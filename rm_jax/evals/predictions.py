@@ -14,6 +14,7 @@ _EXAMPLE = {
     "soft": "soft",
     "strength": "strength",
     "prompts": "prompt",
+    "source": "source",
 }
 _RESPONSE = {"ranks": "rank", "scores": "score", "lengths": "length", "gold": "gold"}
 
@@ -27,7 +28,7 @@ def to_arrow(
 
     Columns: example (row of the table), id, response (its index), rank (null where
     unranked), score, length, weight, gold (null where unknown), soft, strength (null
-    where not given), prompt (hash), prompt_text, response_text.
+    where not given), prompt (hash), source (of a mixture), prompt_text, response_text.
 
     Args:
       table: e examples.
@@ -89,7 +90,7 @@ def from_arrow(arrow: pa.Table) -> ScoreTable:
 
 
 def _nullable(values: np.ndarray, field: str) -> pa.Array:
-    if field == "ids":
+    if field in ("ids", "source"):
         return pa.array([str(v) for v in values], pa.string())
     if field == "ranks":
         return pa.array(values, mask=values < 0)
@@ -99,7 +100,7 @@ def _nullable(values: np.ndarray, field: str) -> pa.Array:
 
 
 def _plain(column: pa.ChunkedArray, field: str) -> np.ndarray:
-    if field == "ids":
+    if field in ("ids", "source"):
         return np.array(column.to_pylist())
     if field == "ranks":
         column = column.fill_null(-1)

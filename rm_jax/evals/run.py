@@ -10,7 +10,6 @@ from rm_jax import store
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.contract import Encoder
 from rm_jax.data.loader import Loader
-from rm_jax.data.sources import parse_spec
 from rm_jax.data.world import make_world
 from rm_jax.evals.alarms import alarms
 from rm_jax.evals.bias import swap_check
@@ -18,7 +17,7 @@ from rm_jax.evals.calibration import reliability
 from rm_jax.evals.predictions import to_arrow
 from rm_jax.evals.probes import world_probes
 from rm_jax.evals.score import ScoreFn, reversed_scores, score_table
-from rm_jax.evals.summary import evaluate, histograms
+from rm_jax.evals.summary import by_source, evaluate, histograms
 from rm_jax.evals.table import ScoreTable, pairs
 
 SWAPPED = 256  # examples of the swap check
@@ -27,7 +26,7 @@ PROBES = 512  # of each kind
 
 def evaluate_set(
     name: str,
-    spec: str,
+    world_split: str | None,
     score_fn: ScoreFn,
     loader: Loader,
     encoder: Encoder,
@@ -43,7 +42,8 @@ def evaluate_set(
 
     Args:
       name: of the set.
-      spec: where it comes from; `world:` adds ceiling and bias probes.
+      world_split: the split of the world that it is ("" all of it), for its ceiling and
+        bias probes; None of any other set.
       score_fn: the model.
       loader: of the set.
       encoder: of the model's contract, to decode texts and encode probes.
@@ -56,11 +56,14 @@ def evaluate_set(
       poll: called after every block of examples.
 
     Returns:
-      the figures of `evaluate`, and reliability, histograms, swap, alarms; for the
-      world ceiling and probes.
+      the figures of `evaluate`, and reliability, histograms, swap, alarms; for a
+      mixture the figures of each of its `sources`; for the world ceiling and probes.
     """
     table = score_table(score_fn, loader, poll=poll)
-    values: dict[str, Any] = dict(evaluate(table, seed=seed, temperature=temperature))
+    how = {"seed": seed, "temperature": temperature}
+    values: dict[str, Any] = dict(evaluate(table, **how))
+    if of_sources := by_source(table, **how):
+        values["sources"] = of_sources
     found = reliability(pairs(table), temperature)
     values["reliability"] = [
         list(point)
@@ -78,7 +81,7 @@ def evaluate_set(
         }
     reverse = reversed_scores(score_fn, loader, SWAPPED)
     values["swap"] = swap_check(table.scores[: len(reverse)], reverse)
-    of_world = parse_spec(spec).format == "world"
+    of_world = world_split is not None
     values["alarms"] = alarms(table, human=not of_world, too_good=too_good)
     flipped = values["swap"]["flipped_share"]
     if flipped > 0.01:  # fewer are ties up to rounding
@@ -86,10 +89,8 @@ def evaluate_set(
             f"swap: {flipped:.1%} of the pairs change order when the responses are "
             "given in reverse: a score depends on its neighbours"
         )
-    if of_world:
-        split = parse_spec(spec).split
-        if split:
-            values["ceiling"] = make_world(world).ceiling(split).agreement
+    if world_split:
+        values["ceiling"] = make_world(world).ceiling(world_split).agreement
     if of_world and probes:
 
         def score(data: TokenSet):
@@ -137,6 +138,13 @@ def summary_lines(evals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
             yield f"{line}; length alone gives {v['length_baseline']:.3f}; " + (
                 f"n = {v['n_pairs']:.0f} pairs, {v['n_prompts']:.0f} prompts"
             )
+        for source, own in v.get("sources", {}).items():
+            if "accuracy" in own:
+                yield (
+                    f"  of {source}: accuracy {_with_interval(own, 'accuracy')}, length "
+                    f"alone {own['length_baseline']:.3f}, NLL {own['nll']:.3f}, "
+                    f"n = {own['n_pairs']:.0f} pairs"
+                )
         rest = [f"NLL {v['nll']:.3f}", f"ECE {v['ece']:.3f}", f"Brier {v['brier']:.3f}"]
         if "length_matched_accuracy" in v:
             rest.append(

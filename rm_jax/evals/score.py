@@ -65,6 +65,7 @@ def table_of(data, scores: Float[np.ndarray, "n k"]) -> ScoreTable:
         strength=np.asarray(data.arrays["strength"][:n]),
         prompts=np.asarray(data.arrays["prompt_hash"][:n]),
         gold=wide["gold"],
+        source=np.array(data.sources or ("",))[data.arrays["source"][:n]],
         **one,
     )
 

@@ -1,6 +1,6 @@
 """Every figure of an evaluation under one flat name each, and what plots need."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from rm_jax.evals.table import (
     gold_pairs,
     pairs,
     present,
+    take,
     untied,
 )
 
@@ -66,6 +67,21 @@ def evaluate(
     out |= _calibration(found, temperature) | _length(table, found)
     out |= _moments(table, found)
     return {name: float(v) for name, v in out.items() if not np.isnan(v)}
+
+
+def by_source(table: ScoreTable, **how: Any) -> dict[str, dict[str, float]]:
+    """`evaluate` of each source of a mixture that has a labelled pair; {} without one.
+
+    Args:
+      table: scores and labels.
+      how: of `evaluate`.
+    """
+    names = [str(name) for name in np.unique(table.source) if name]
+    rows = {name: take(table, table.source == name) for name in names}
+    counts = {
+        name: own.weight.any() and len(pairs(own).delta) for name, own in rows.items()
+    }
+    return {name: evaluate(rows[name], **how) for name in names if counts[name]}
 
 
 def histograms(table: ScoreTable, bins: int = 50) -> dict[str, Histogram]:

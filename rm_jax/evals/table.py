@@ -25,6 +25,7 @@ class ScoreTable(NamedTuple):
       strength: strength of the preference; NaN where not given.
       prompts: hash of the prompt: the cluster of the example in intervals.
       gold: true utility of each response; NaN where not known.
+      source: name of the example's source in a mixture; "" without one.
     """
 
     ids: Shaped[np.ndarray, "e"]
@@ -36,6 +37,7 @@ class ScoreTable(NamedTuple):
     strength: Float[np.ndarray, "e"]
     prompts: Int[np.ndarray, "e"]
     gold: Float[np.ndarray, "e k"]
+    source: Shaped[np.ndarray, "e"]
 
 
 class Pairs(NamedTuple):
@@ -119,6 +121,11 @@ def concat(tables: Sequence[ScoreTable]) -> ScoreTable:
             parts = [_widen(p, k, fill[name]) for p in parts]
         columns[name] = np.concatenate(parts)
     return ScoreTable(**columns)
+
+
+def take(table: ScoreTable, rows: Bool[np.ndarray, "e"]) -> ScoreTable:
+    """The examples where `rows` is true."""
+    return ScoreTable(*(column[rows] for column in table))
 
 
 def pairs(table: ScoreTable) -> Pairs:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rm_jax import rundir, store
 from rm_jax.data import datasets
 from rm_jax.data.formats import find_format
+from rm_jax.data.mixture import world_split
 from rm_jax.data.sources import parse_spec
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.serve.scorer import load
@@ -41,17 +42,17 @@ def evaluate_run(
         find_format(parse_spec(spec).format, columns)
     model = load(run, step)
     config = model.config
-    data = {**config.data.to_dict(), "columns": dict(columns or {})}
+    data = config.data.to_dict()
     say = lambda line: print(line, file=sys.stderr, flush=True)
     say(f"model: {model}")
-    source = datasets.open_source(spec, data, limit)
+    source = datasets.open_source(spec, data, limit, columns)
     name = re.sub(r"[^\w.-]+", "-", source.name)
     tokens = datasets.token_set(
         name, source, data, model.contract, model.tokenizer, say
     )
     values = evaluate_set(
         name,
-        spec,
+        world_split({"": spec}),
         model.score_chunk,
         model.loader(tokens),
         model.encoder(),
@@ -63,7 +64,7 @@ def evaluate_run(
     sets = {name: {**tokens.meta, "cache": tokens.directory.name}}
     more = {
         "evaluated": store.join(run, f"checkpoints/{model.step}"),
-        "specs": {name: spec},
+        "specs": {name: {"": spec}},
     }
     store.write_json(store.join(out, "run.json"), rundir.provenance(config, sets, more))
     store.write_text(store.join(out, "config.json"), rundir.config_text(config))

@@ -44,8 +44,9 @@ def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
         )
     say = lambda line: print(line, file=sys.stderr, flush=True)
     data = datasets.open_data(model.config, store.join(run, "tokenizer"), say)
-    loader = model.loader(data.train)
-    loader.seed = model.config.data_seed
+    seed = model.config.data_seed
+    order = datasets.train_order(model.config.data, data.train, seed)
+    loader = model.loader(data.train, order)
     batch = loader.batch_at(step)
     yield (
         f"step {step} of {run}: {batch.examples} examples, {batch.tokens} tokens, "

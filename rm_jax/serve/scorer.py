@@ -21,6 +21,7 @@ from rm_jax.checkpoint import Checkpoints
 from rm_jax.data import cache, pack
 from rm_jax.data.contract import Contract, Encoder
 from rm_jax.data.loader import Loader
+from rm_jax.data.order import Order
 from rm_jax.data.schema import Record, record_from_dict
 from rm_jax.data.tokenizers import load_tokenizer
 from rm_jax.evals.score import score_table
@@ -89,10 +90,10 @@ class Scorer:
         b = self.config.batch
         return pack.shapes(b.row_lengths, b.chunk_tokens, b.tokens_per_slot)
 
-    def loader(self, data: cache.TokenSet) -> Loader:
+    def loader(self, data: cache.TokenSet, order: Order | None = None) -> Loader:
         """Lays out a token set as the run did."""
         b = self.config.batch
-        return Loader(data, self.shapes(), b.examples, layout=b.layout)
+        return Loader(data, self.shapes(), b.examples, order, b.layout)
 
     def score_chunk(self, batch: PackedBatch, labels: Labels) -> np.ndarray:
         """Raw scores [e k] of one chunk."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rm_jax.data import datasets
+from rm_jax.data import datasets, mixture
 
 KNOBS = {
     "columns": {},
@@ -32,7 +32,7 @@ def prompts(spec):
 def test_a_split_held_out_of_the_source_is_not_trained_on(rows, held):
     spec = f"jsonl:{rows}"
     held = held.format(rows).replace("x.jsonl/..", ".")
-    found = datasets.specs_of({"train": spec, "eval": {"held": held}})
+    found = mixture.specs_of({"train": spec, "eval": {"held": held}})
     assert found["train"] == f"{spec}#train"
     other = found["held"].replace("trl:", "jsonl:")
     assert prompts(other) and not prompts(found["train"]) & prompts(other)
@@ -41,32 +41,32 @@ def test_a_split_held_out_of_the_source_is_not_trained_on(rows, held):
 def test_a_revision_does_not_hide_the_source():
     train = "hf:org/data"
     for held in ("hf:org/data@main#test", "trl:org/data@abc#valid"):
-        assert datasets.specs_of({"train": train, "eval": {"a": held}})["train"] == (
+        assert mixture.specs_of({"train": train, "eval": {"a": held}})["train"] == (
             "hf:org/data#train"
         )
     same = {"train": train, "eval": {"a": "hf:org/data#train"}}
-    assert datasets.specs_of(same)["train"] == train
+    assert mixture.specs_of(same)["train"] == train
 
 
 def test_other_sources_leave_training_whole(rows):
     spec = f"jsonl:{rows}"
     for held in ("jsonl:other.jsonl#valid", "world:#test", spec):
-        found = datasets.specs_of({"train": spec, "eval": {"held": held}})
+        found = mixture.specs_of({"train": spec, "eval": {"held": held}})
         assert found == {"train": spec, "held": held}
     assert len(prompts(spec)) == 100
 
 
 def test_a_world_holds_out_too():
-    found = datasets.specs_of({"train": "world:", "eval": {"held": "world:#test"}})
+    found = mixture.specs_of({"train": "world:", "eval": {"held": "world:#test"}})
     assert found["train"] == "world:#train"
     assert not prompts("world:#train") & prompts("world:#test")
 
 
 def test_a_split_named_for_training_stays(rows):
     train, held = f"jsonl:{rows}#train", f"jsonl:{rows}#valid"
-    found = datasets.specs_of({"train": train, "eval": {"held": held}})
+    found = mixture.specs_of({"train": train, "eval": {"held": held}})
     assert found == {"train": train, "held": held}
     with pytest.raises(ValueError, match="names a split, so config.data.eval"):
-        datasets.specs_of({"train": held, "eval": {"held": "#test"}})
+        mixture.specs_of({"train": held, "eval": {"held": "#test"}})
     with pytest.raises(ValueError, match="called 'train'"):
-        datasets.specs_of({"train": train, "eval": {"train": held}})
+        mixture.specs_of({"train": train, "eval": {"train": held}})

@@ -19,6 +19,7 @@ def make_table():
             "soft": np.full(e, np.nan),
             "strength": np.full(e, np.nan),
             "prompts": np.arange(e, dtype=np.int64),
+            "source": np.full(e, ""),
             "gold": np.full(scores.shape, np.nan),
             **{name: np.asarray(value) for name, value in columns.items()},
         }

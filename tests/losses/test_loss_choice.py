@@ -62,6 +62,7 @@ def make_batch():
         steps=jnp.full((2, 2, 1), -1),
         lengths=jnp.asarray([[3, 5], [7, 9]]),
         ids=jnp.arange(2),
+        source=jnp.zeros(2, int),
         reference_logp=jnp.full((2, 2), jnp.nan),
     )
     return RewardOutput(scores, {}, None), labels

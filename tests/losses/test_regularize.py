@@ -37,6 +37,7 @@ def make(scores, **fields):
         steps=np.full((e, k, 1), -1, np.int32),
         lengths=np.ones((e, k), np.int32),
         ids=np.arange(e, dtype=np.int32),
+        source=np.zeros(e, np.int32),
         reference_logp=np.full((e, k), np.nan, np.float32),
     )
     fields = {n: np.asarray(v, getattr(labels, n).dtype) for n, v in fields.items()}

@@ -50,6 +50,7 @@ def score_table(seed: int, examples: int) -> evals.ScoreTable:
         strength=nan,
         prompts=np.arange(examples),
         gold=gold,
+        source=np.full(examples, ""),
     )
 
 

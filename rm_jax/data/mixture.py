@@ -1,0 +1,104 @@
+"""What a config's data section names: the sources of training and of each eval set.
+
+A set has one source, called "", or is a mixture of several with names. In a mixture an
+eval SPEC "#valid" means that split of every source.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rm_jax import store
+from rm_jax.data import sources
+
+# set -> source -> SPEC; the set "train" is among them
+Specs = dict[str, dict[str, str]]
+
+
+class Part(NamedTuple):
+    """One source of the training set.
+
+    Attributes:
+      spec: where its records come from, as the config has it.
+      amount: its weight or count; 1 where it is the only one.
+      columns: field -> column, for the formats that take them.
+    """
+
+    spec: str
+    amount: float
+    columns: dict[str, str]
+
+
+def parts_of(data: Mapping[str, Any]) -> dict[str, Part]:
+    """Name -> source of the training set; the only source of no mixture is ""."""
+    train, columns = data["train"], dict(data["columns"].items())
+    if isinstance(train, str):
+        return {"": Part(train, 1.0, columns)}
+    return {
+        name: Part(
+            part["spec"],
+            part["count"] if "count" in part else part["weight"],
+            dict(part["columns"].items()) if "columns" in part else columns,
+        )
+        for name, part in train.items()
+    }
+
+
+def is_counted(data: Mapping[str, Any]) -> bool:
+    """Whether the sources are given by counts."""
+    train = data["train"]
+    return not isinstance(train, str) and all("count" in p for p in train.values())
+
+
+def specs_of(data: Mapping[str, Any]) -> Specs:
+    """The SPEC of every source of the training set and of each evaluation set.
+
+    An evaluation SPEC "#valid" is a split of every training source. Where an evaluation
+    set is a split of a training source, by "#valid" or by its whole SPEC, training
+    without a split means "#train" of it: no held-out prompt is trained on.
+
+    Raises:
+      ValueError: an evaluation set called "train", or "#split" beside a training SPEC
+        that names a split itself.
+    """
+    parts, evals = parts_of(data), dict(data["eval"].items())
+    if "train" in evals:
+        raise ValueError("config.data.eval has a set called 'train': rename it")
+    parsed = {name: sources.parse_spec(part.spec) for name, part in parts.items()}
+    own = {n: s for n, s in evals.items() if s.startswith("#")}
+    for name, spec in parsed.items():
+        if own and spec.split not in ("", "train"):
+            where = f"config.data.train.{name}" if name else "config.data.train"
+            raise ValueError(
+                f"{where} = {parts[name].spec!r} names a split, so config.data.eval = "
+                f"{own} cannot be splits of it: give them a SPEC of their own"
+            )
+    split = lambda spec, name: str(spec._replace(split=name))
+    found = {
+        name: {source: split(of, spec[1:]) for source, of in parsed.items()}
+        if name in own
+        else {"": spec}
+        for name, spec in evals.items()
+    }
+    held = [sources.parse_spec(s) for specs in found.values() for s in specs.values()]
+    places = {_place(spec) for spec in held if spec.split not in ("", "train")}
+    train = {
+        name: split(of, of.split or "train")
+        if _place(of) in places
+        else parts[name].spec
+        for name, of in parsed.items()
+    }
+    return {"train": train, **found}
+
+
+def world_split(specs: Mapping[str, str]) -> str | None:
+    """The split of the world that a set is, "" all of it; None of any other set."""
+    found = [sources.parse_spec(spec) for spec in specs.values()]
+    return found[0].split if [f.format for f in found] == ["world"] else None
+
+
+def _place(spec: sources.Spec) -> str:
+    """Where the rows of a SPEC lie, whatever format or revision reads them."""
+    path = spec.path or spec.format  # `world:` has no path
+    there = not store.is_url(path) and os.path.exists(path)
+    return os.path.realpath(path) if there else path
