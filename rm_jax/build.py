@@ -124,6 +124,7 @@ def build(
         dropout_seed=config.dropout_seed,
         ema_decay=config.train.ema,
         spike_sigma=config.train.spike_sigma,
+        sources=data.train.sources,
     )
     score = make_score(apply, mesh, shardings.params)
     return Built(

@@ -10,7 +10,7 @@ A regulariser that is a function of sums over the step (a correlation) takes one
 pass: the sums over all chunks first, then its derivative by them times their gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -87,6 +87,19 @@ def preference_sums(out: RewardOutput, labels: Labels) -> dict[str, Float[Array,
     }
 
 
+def source_sums(
+    out: RewardOutput, labels: Labels, loss: Float[Array, "e"], sources: Sequence[str]
+) -> dict[str, Float[Array, "2"]]:
+    """ "SOURCE/METRIC" -> (sum, count) over a chunk's examples of that source."""
+    sums = {}
+    for s, source in enumerate(sources):
+        own = labels._replace(weight=labels.weight * (labels.source == s))
+        found = preference_sums(out, own)
+        found["loss"] = jnp.stack([jnp.sum(own.weight * loss), jnp.sum(own.weight)])
+        sums |= {f"{source}/{name}": found[name] for name in OF_SOURCE}
+    return sums
+
+
 def make_step(
     apply_fn: ApplyFn,
     objective: losses.Objective,
@@ -97,6 +110,7 @@ def make_step(
     dropout_seed: int,
     ema_decay: float,
     spike_sigma: float,
+    sources: Sequence[str] = (),
 ) -> Step:
     """Compiles nothing yet: jitted programs with their in and out shardings.
 
@@ -111,6 +125,7 @@ def make_step(
       ema_decay: 0 is off.
       spike_sigma: gradient norms over mean + sigma std of the window are skipped; 0 is
         off.
+      sources: names of a mixture's sources, for "SOURCE/METRIC", each as (sum, count).
     """
     whole = replicated(mesh)
     rows = NamedSharding(mesh, BATCH)
@@ -128,6 +143,7 @@ def make_step(
     def zeros(state: TrainState) -> Total:
         trainable, _ = optimizer.split(state.params)
         names = ["loss", *_term_names(objective), *METRICS]
+        names += [f"{source}/{name}" for source in sources for name in OF_SOURCE]
         return Total(
             jax.tree.map(jnp.zeros_like, trainable),
             {name: jnp.zeros((2,), jnp.float32) for name in names},
@@ -158,7 +174,9 @@ def make_step(
                         jax.tree.leaves(slope), jax.tree.leaves(own), strict=True
                     )
                 )
-            return loss, sums | preference_sums(out, labels)
+            each = sum(terms.values())
+            of_sources = source_sums(out, labels, each, sources)
+            return loss, sums | preference_sums(out, labels) | of_sources
 
         grads, sums = jax.grad(loss_fn, has_aux=True)(trainable)
         added = {name: total.sums[name] + value for name, value in sums.items()}
@@ -197,7 +215,8 @@ def make_step(
             more, found = jax.grad(penalty, has_aux=True)(trainable)
             grads, terms = jax.tree.map(jnp.add, grads, more), terms | found
         means = {
-            name: s[0] / jnp.maximum(s[1], 1e-30) for name, s in total.sums.items()
+            name: s if "/" in name else s[0] / jnp.maximum(s[1], 1e-30)
+            for name, s in total.sums.items()
         }
         means |= terms
         means["loss"] += sum(terms.values(), jnp.zeros(()))
@@ -251,6 +270,7 @@ def make_step(
 
 
 METRICS = ("nll", "accuracy", "margin", "identical", "score_mean", "score_square")
+OF_SOURCE = ("loss", "nll", "accuracy", "margin")  # of each source of a mixture
 
 
 def _term_names(objective: losses.Objective) -> list[str]:

@@ -51,13 +51,18 @@ class StepLog:
         if self.pending is None:
             return
         (step, values, batch), self.pending = self.pending, None
-        values = {k: float(v) for k, v in jax.device_get(values).items()}
+        values = jax.device_get(values)
+        sums = {k: values.pop(k) for k in [k for k in values if "/" in k]}
+        values = {k: float(v) for k, v in values.items()}
         for name in ("examples", "pairs", "tokens", "size"):
             self.done[name] += getattr(batch, name)
             self.whole[name] += getattr(batch, name)
         for name, value in values.items():
             total, n = self.window.get(name, (0.0, 0))
             self.window[name] = [total + value, n + 1]
+        for name, (value, count) in sums.items():  # of sources: a step may have none
+            total, n = self.window.get(name, (0.0, 0.0))
+            self.window[name] = [total + float(value), n + float(count)]
         if step % self.every == 0:
             self._write(step, values, batch)
         _refuse(self.config, step, values, self.total)
@@ -71,7 +76,7 @@ class StepLog:
         )
 
     def _write(self, step: int, values: dict[str, float], batch: StepBatch) -> None:
-        means = {name: total / n for name, (total, n) in self.window.items()}
+        means = {name: total / n for name, (total, n) in self.window.items() if n}
         means |= {name: values[name] for name in self.LATEST}
         self.window.clear()
         self.writer.write_metrics(step, {f"train/{k}": v for k, v in means.items()})

@@ -4,6 +4,7 @@ The sources' examples are interleaved evenly, each source in its own order, so t
 first n examples hold every source by its share.
 """
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,12 +76,13 @@ def _write(
     sets: Sequence[TokenSet], attributes: Sequence[str], folder: pathlib.Path
 ) -> None:
     source = spread([len(data) for data in sets])
-    files: dict[str, IO[bytes]] = {}
-    try:
-        for name in ("tokens", *ARRAYS):
-            files[name] = open(folder / f"{name}.bin", "wb")
-        files["ids"] = open(folder / "ids.txt", "wb")
-        ends = {"branch_start": 0, "example_branch": 0, "id_start": 0}
+    names = {name: f"{name}.bin" for name in ("tokens", *ARRAYS)} | {"ids": "ids.txt"}
+    ends = {"branch_start": 0, "example_branch": 0, "id_start": 0}
+    with contextlib.ExitStack() as stack:
+        files = {
+            name: stack.enter_context(open(folder / file, "wb"))
+            for name, file in names.items()
+        }
         for name in ends:
             files[name].write(np.zeros(1, ARRAYS[name]).tobytes())
         done = np.zeros(len(sets), np.int64)
@@ -93,9 +95,6 @@ def _write(
             ]
             _block(parts, which, files, ends)
             done = stop
-    finally:
-        for file in files.values():
-            file.close()
 
 
 def _part(data: TokenSet, a: int, b: int, attributes: Sequence[str]) -> dict[str, Any]:

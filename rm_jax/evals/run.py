@@ -141,9 +141,9 @@ def summary_lines(evals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
         for source, own in v.get("sources", {}).items():
             if "accuracy" in own:
                 yield (
-                    f"  of {source}: accuracy {_with_interval(own, 'accuracy')}, length "
-                    f"alone {own['length_baseline']:.3f}, NLL {own['nll']:.3f}, "
-                    f"n = {own['n_pairs']:.0f} pairs"
+                    f"  of {source}: accuracy {_with_interval(own, 'accuracy')}; "
+                    f"length alone gives {own['length_baseline']:.3f}; "
+                    f"NLL {own['nll']:.3f}, n = {own['n_pairs']:.0f} pairs"
                 )
         rest = [f"NLL {v['nll']:.3f}", f"ECE {v['ece']:.3f}", f"Brier {v['brier']:.3f}"]
         if "length_matched_accuracy" in v:
