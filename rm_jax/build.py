@@ -73,6 +73,8 @@ def build(
         data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
     order = datasets.train_order(config.data, data.train, config.data_seed)
+    if data.train.sources:
+        say(datasets.epoch_line(config.data, order))
     loaders = {
         name: Loader(
             tokens,

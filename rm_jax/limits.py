@@ -243,6 +243,10 @@ AMOUNTS = ("weight", "count")
 
 
 def _check_source(where: str, name: str, fields: Mapping[str, Any]) -> None:
+    if "" in fields:
+        raise ConfigError(
+            f"{where} = {fields['']!r:.80}: want {{spec, weight}} or {{spec, count}}"
+        )
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ConfigError(f"{where}: call it by letters, digits, _ and - only")
     known = ("spec", *AMOUNTS, "columns")
@@ -252,7 +256,8 @@ def _check_source(where: str, name: str, fields: Mapping[str, Any]) -> None:
         raise ConfigError(f"{where}.spec = {fields.get('spec')!r}: want a SPEC")
     given = [a for a in AMOUNTS if a in fields]
     if len(given) != 1:
-        raise ConfigError(f"{where} has {given or 'no amount'}: want weight or count")
+        found = " and ".join(given) or "no amount"
+        raise ConfigError(f"{where} has {found}: want weight or count")
     amount = fields[given[0]]
     kind = int if given[0] == "count" else int | float
     ok = isinstance(amount, kind) and not isinstance(amount, bool)

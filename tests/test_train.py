@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 
@@ -22,6 +23,7 @@ from rm_jax.config import ConfigError
 from rm_jax.data.schema import record_from_dict, record_to_dict
 from rm_jax.data.world import make_world
 from rm_jax.losses import LOSSES, REGULARIZERS, bradley_terry
+from rm_jax.step import OF_SOURCE
 from rm_jax.steplog import TrainingError
 
 train_module = importlib.import_module("rm_jax.train")
@@ -522,3 +524,68 @@ def test_a_loaded_model_scores_as_the_run_did(straight, make):
 def test_loading_what_is_no_run_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no run directory: .*--workdir"):
         rm_jax.load(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """Two files, of 40 and 12 pairs, and what a config says of them."""
+    folder = tmp_path_factory.mktemp("mixture")
+    rows = [record_to_dict(r) for r in make_world(WORLD).records("train")]
+    parts = {}
+    for name, own in ("much", rows[:40]), ("little", rows[40:52]):
+        text = "".join(json.dumps(row) + "\n" for row in own)
+        (folder / f"{name}.jsonl").write_text(text)
+        parts[name] = {"spec": f"jsonl:{folder}/{name}.jsonl"}
+    return parts
+
+
+def amounts(mixture, **given):
+    kind = "weight" if isinstance(next(iter(given.values())), float) else "count"
+    return str({name: {**mixture[name], kind: n} for name, n in given.items()})
+
+
+def test_a_mixture_trains_with_figures_of_each_source(
+    make, mixture, tmp_path, stop_after
+):
+    config = make(
+        data__train=amounts(mixture, much=1.0, little=3.0),
+        data__eval="{'valid': '#valid'}",
+        data__valid_fraction="0.3",
+        contract__tokenizer="byte",
+    )
+    done, said = train(config, tmp_path / "straight")
+    sizes = re.findall(r"train/\w+: (\d+) examples", said)
+    epoch = f"an epoch is {sum(map(int, sizes))} examples, 75.0% little, 25.0% much"
+    assert len(sizes) == 2 and epoch in said
+    first, last = lines(tmp_path / "straight")[0], lines(tmp_path / "straight")[-1]
+    for source in mixture:
+        assert {f"train/{source}/{name}" for name in OF_SOURCE} <= first.keys()
+        assert 0 < last[f"eval/valid/{source}/nll"] < 3
+        assert done["valid"]["sources"][source]["n_pairs"] > 0
+    parts = done["valid"]["sources"].values()
+    for figure in ("nll", "accuracy"):
+        whole = sum(p[figure] * p["n_pairs"] for p in parts) / done["valid"]["n_pairs"]
+        assert done["valid"][figure] == pytest.approx(whole, rel=1e-6)
+    predictions = pq.read_table(tmp_path / "straight/predictions/valid.parquet")
+    assert set(predictions["source"].to_pylist()) == set(mixture)
+    stop_after(3)
+    assert train(config, tmp_path / "stopped")[0] is None
+    train(config, tmp_path / "stopped")
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_a_counted_mixture_is_that_many_examples_an_epoch(make, mixture, tmp_path):
+    config = make(
+        data__train=amounts(mixture, much=10, little=6),
+        train__duration="2 epochs",
+        contract__tokenizer="byte",
+        **NO_EVAL,
+    )
+    _, said = train(config, tmp_path / "run")
+    assert "an epoch is 16 examples, 6 little, 10 much" in said
+    assert lines(tmp_path / "run")[-1]["step"] == 3  # of 4, logged every third
+    config = make(data__train=amounts(mixture, much=10, little=60), **NO_EVAL)
+    config.contract.tokenizer = "byte"
+    with pytest.raises(ValueError, match="train.little.count = 60, but 12 examples"):
+        train(config, tmp_path / "more")
+    assert not (tmp_path / "more").exists()

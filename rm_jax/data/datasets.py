@@ -132,6 +132,16 @@ def train_order(data: Mapping[str, Any], train: TokenSet, seed: int) -> Order:
     return of_mixture(dict(sources_of(train)), amounts, is_counted(data), seed)
 
 
+def epoch_line(data: Mapping[str, Any], order: Order) -> str:
+    """What an epoch of a mixture is, in words."""
+    size = sum(share.take for share in order.shares)
+    each = ", ".join(
+        f"{s.take} {s.name}" if is_counted(data) else f"{s.take / size:.1%} {s.name}"
+        for s in order.shares
+    )
+    return f"train: an epoch is {order.epoch} examples, {each}"
+
+
 def make_tokenizer(
     config: Mapping[str, Any], train: Sequence[sources.Source], say: Say
 ) -> "PreTrainedTokenizerFast":

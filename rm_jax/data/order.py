@@ -24,10 +24,12 @@ class Share(NamedTuple):
     """What a round takes of one source.
 
     Attributes:
+      name: of the source; "" where it is the only one.
       examples: indices of its examples in the joined set, [n].
       take: examples of it in a round.
     """
 
+    name: str
     examples: Int[np.ndarray, "n"]
     take: int
 
@@ -63,7 +65,7 @@ class Order:
         return out
 
     def _of_source(self, s: int, rounds: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        examples, take = self.shares[s]
+        _, examples, take = self.shares[s]
         if take == len(examples):  # the round's own permutation has mixed them
             return examples[slots]
         laps, slots = np.divmod(rounds * take + slots, len(examples))
@@ -88,7 +90,7 @@ class Order:
 
 def of_one(n: int, seed: int) -> Order:
     """The order of a set that is no mixture."""
-    return Order([Share(np.arange(n), n)], n, seed)
+    return Order([Share("", np.arange(n), n)], n, seed)
 
 
 def of_mixture(
@@ -126,7 +128,7 @@ def of_mixture(
     else:
         takes = _quotas(amounts)
     epoch = sum(takes.values()) if counted else sum(map(len, sources.values()))
-    return Order([Share(sources[n], take) for n, take in takes.items()], epoch, seed)
+    return Order([Share(n, sources[n], take) for n, take in takes.items()], epoch, seed)
 
 
 def _quotas(weights: Mapping[str, float]) -> dict[str, int]:
