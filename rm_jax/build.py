@@ -171,6 +171,7 @@ def describe(config: Any, workdir: str, built: Built) -> None:
     more = {
         "mesh": dict(built.mesh.shape),
         "specs": built.data.specs,
+        "contamination": built.data.contamination,
         "tokenizer_sha": built.data.contract.tokenizer_sha,
         "parameters": sum(x.size for x in jax.tree.leaves(built.shapes.params)),
         "steps": built.total,

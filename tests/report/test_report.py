@@ -529,3 +529,19 @@ def test_svg_has_an_escaped_description_and_names_with_math_signs():
 def test_control_characters_become_visible():
     assert html.visible("a\x00\x1b\n\tb") == "a␀␛\n\tb"
     assert html.visible(None) == ""
+
+
+def test_the_sources_of_a_mixture_have_rows_of_their_own(tmp_path):
+    own = {"n_pairs": 30, "accuracy": 0.61, "length_baseline": 0.55, "nll": 0.6}
+    whole = own | {"n_pairs": 70, "sources": {"help": own, "harm": own | {"nll": 0.7}}}
+    table = tables.eval_table({"valid": whole, "test": own})
+    assert list(table.rows) == ["valid", "valid / help", "valid / harm", "test"]
+    nll = table.headings.index("NLL, nats")
+    assert [row[nll].value for row in table.rows.values()] == [
+        "0.600", "0.600", "0.700", "0.600",
+    ]  # fmt: skip
+    line = {"step": 5, "eval/valid/nll": 0.6, "eval/valid/harm/nll": 0.7}
+    store.write_text(str(tmp_path / "metrics.jsonl"), json.dumps(line) + "\n")
+    store.write_text(str(tmp_path / "config.json"), "{}")
+    found, _ = tables.final_evals(runs.load_run(str(tmp_path)))
+    assert found == {"valid": {"nll": 0.6, "sources": {"harm": {"nll": 0.7}}}}
