@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
@@ -25,6 +26,11 @@ def initialize(dead_after: int, *address: Any) -> None:
 def barrier(name: str) -> None:
     """Returns when every process has called it with this name."""
     multihost_utils.sync_global_devices(name)
+
+
+def gather(value: Any) -> np.ndarray:
+    """The value of every process, on every process: [processes, ...]."""
+    return multihost_utils.process_allgather(np.asarray(value))
 
 
 def preempted(poll: int) -> bool:

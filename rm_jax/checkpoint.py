@@ -182,7 +182,16 @@ class Checkpoints:
         path = self._path(step)
         wanted, treedef = named(abstract)
         check_match(path, saved, wanted)
-        arrays = _read_arrays(path, wanted)
+        damage = None
+        try:
+            arrays = _read_arrays(path, wanted)
+        except DamagedCheckpoint as error:
+            damage = error
+        # A process reads its own shards: all must know before the digests, which are
+        # computed together.
+        if not cluster.everywhere(damage is None):
+            other = f"{path} cannot be read by another process of this run"
+            raise damage or DamagedCheckpoint(other)
         check_digests(path, saved, arrays)
         return jax.tree.unflatten(treedef, list(arrays.values()))
 

@@ -74,6 +74,11 @@ def wait(name: str) -> None:
         backend.barrier(f"rm_jax {name}")
 
 
+def everywhere(ok: bool) -> bool:
+    """Whether it is so in every process; all of them ask."""
+    return ok if jax.process_count() == 1 else bool(backend.gather(ok).all())
+
+
 @contextlib.contextmanager
 def in_turn(name: str) -> Iterator[None]:
     """The block runs in the first process, then in all others at once."""
