@@ -261,7 +261,9 @@ def _status(name: str) -> int:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="FILE.py[:ARG] or rm_jax:NAME")
-    parser.add_argument("--parts", default="prepare,batches,plan", help=", ".join(PARTS))
+    parser.add_argument(
+        "--parts", default="prepare,batches,plan", help=", ".join(PARTS)
+    )
     parser.add_argument("--plan", type=int, default=1_000_000, help="examples to plan")
     parser.add_argument("--steps", type=int, default=100, help="batches to make")
     parser.add_argument("--scratch", help="folder for what is built, removed after it")

@@ -15,7 +15,7 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -52,6 +52,20 @@ class CacheError(ValueError):
     """A cache that cannot be used: names the folder and what is wrong."""
 
 
+class Responses(NamedTuple):
+    """Where the responses of some examples are.
+
+    Attributes:
+      count: how many each example has.
+      branch: of each response, an index into branch_start.
+      response: of each response, an index into arrays like ranks.
+    """
+
+    count: Int[np.ndarray, "n"]
+    branch: Int[np.ndarray, "r"]
+    response: Int[np.ndarray, "r"]
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenSet:
     """A tokenised data set; every array is memory-mapped. Shapes as in ARRAYS."""
@@ -78,6 +92,18 @@ class TokenSet:
         """Responses of example i."""
         first, last = self.arrays["example_branch"][i : i + 2]
         return int(last - first) - 1
+
+    def responses(self, examples: Int[np.ndarray, "n"]) -> "Responses":
+        """The responses of some examples, one after the other."""
+        first, count = self.arrays["example_branch"][examples], self.counts(examples)
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        branch = np.repeat(first + 1, count) + within
+        return Responses(count, branch, branch - np.repeat(examples + 1, count))
+
+    def counts(self, examples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Responses of each of these examples."""
+        first = self.arrays["example_branch"]
+        return first[examples + 1] - first[examples] - 1
 
     def branch(self, i: int, j: int) -> Int[np.ndarray, "t"]:
         """Tokens of branch j of example i: 0 is the whole prompt, k the response k."""
@@ -365,4 +391,5 @@ def _check_offsets(folder: pathlib.Path, meta, tokens, arrays) -> None:
 def _map(path: pathlib.Path, dtype) -> Float[np.ndarray, "n"] | Int[np.ndarray, "n"]:
     if path.stat().st_size == 0:
         return np.zeros((0,), dtype)
-    return np.memmap(path, dtype, mode="r")
+    # As a plain array: a memmap's own indexing is several times slower.
+    return np.asarray(np.memmap(path, dtype, mode="r"))

@@ -84,7 +84,7 @@ def test_prompts_are_cut_by_contract(records, id_encoder, tmp_path, side, bos, w
 
 
 def test_arrays_are_mapped_and_cannot_be_written(built):
-    assert isinstance(built.tokens, np.memmap)
+    assert isinstance(built.tokens.base, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         built.tokens[0] = 5
 
