@@ -162,17 +162,15 @@ def resampled(data: TokenSet, n: int, folder: str) -> TokenSet:
 
     def write(scratch: pathlib.Path) -> dict[str, Any]:
         ends = dict.fromkeys(("branch_start", "example_branch", "id_start"), 0)
-        files = {name: open(scratch / f"{name}.bin", "wb") for name in ARRAYS}
         for name in ends:
-            files[name].write(np.zeros(1, ARRAYS[name]).tobytes())
+            (scratch / f"{name}.bin").write_bytes(np.zeros(1, ARRAYS[name]).tobytes())
         for size in _blocks(n):
             for name, values in _shapes(data, rng.integers(len(data), size=size)):
                 if name in ends:
                     values = ends[name] + np.cumsum(values)
                     ends[name] = int(values[-1])
-                files[name].write(values.astype(ARRAYS[name]).tobytes())
-        for file in files.values():
-            file.close()
+                with open(scratch / f"{name}.bin", "ab") as file:
+                    file.write(values.astype(ARRAYS[name]).tobytes())
         with open(scratch / "tokens.bin", "wb") as file:
             file.truncate(ends["branch_start"] * data.tokens.itemsize)
         (scratch / "ids.txt").write_text("e" * n)

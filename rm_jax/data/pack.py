@@ -224,7 +224,8 @@ class _Rows:
             while at < len(free) and slots[free[at] % n] < need:
                 at += 1
             if at == len(free):
-                self._take_back(placed, group)
+                if placed:
+                    self._take_back(placed, group)
                 return None
             best = free.pop(at)
             slots[best % n] -= need
@@ -266,9 +267,11 @@ def _fill_one(
       shape: of the chunk.
       alone: at most one segment a row.
     """
+    if -needs[0] > shape.length * min(widest, shape.rows):
+        return None
     rows, taken, at = _Rows(shape, alone), [], []
-    g = tokens = 0
-    while g < len(groups):
+    n, g, tokens = len(groups), 0, 0
+    while g < n:
         found = rows.place(groups[g])
         if found is not None:
             taken.append(g)
@@ -276,7 +279,7 @@ def _fill_one(
             tokens -= needs[g]
         elif g == 0:
             return None
-        # A segment larger than the freest row, and so its group, cannot be placed.
+        # No segment of a group is larger than the freest row, or it cannot be placed.
         g = bisect_left(needs, -rows.largest() * widest, g + 1)
     return _Filled(shape, taken, at, tokens)
 

@@ -8,7 +8,6 @@ import pytest
 from rm_jax.data.contract import Encoded
 from rm_jax.data.schema import Message, Record
 
-
 COUNTS = (1, 2, 2, 2, 4, 9)  # responses of an example of `random_set`
 
 
@@ -61,7 +60,7 @@ def id_record():
 
 @pytest.fixture
 def random_set(tmp_path, id_encoder, id_record):
-    """(seed, n, max_length, side, bos_id) -> a set with lengths and labels of chance."""
+    """(seed, n, max_length, side, bos_id) -> a set of random shapes and labels."""
     from rm_jax.data import cache
 
     def make(seed, n=60, max_length=64, side="left", bos_id=1):

@@ -137,7 +137,7 @@ def test_another_version_is_refused(built):
     path = built.directory / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
     with pytest.raises(
-        CacheError, match="has version 0, this code reads 2: delete .*/set"
+        CacheError, match="has version 0, this code reads 3: delete .*/set"
     ):
         cache.open_cache(built.directory)
 
