@@ -7,17 +7,19 @@
 ['identical_responses', '1', 'keep', '7']
 """
 
-import array
 import dataclasses
 import hashlib
 import itertools
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt16
+from jaxtyping import Bool, Int, UInt64
 
 from rm_jax.data.schema import Record, response_text
+from rm_jax.data.spill import Flags, Spill
 
 # Kind of finding -> what to do with the record.
 DEFAULT_POLICY = {
@@ -88,13 +90,16 @@ class Audited(NamedTuple):
 
 
 def audit(
-    records: Callable[[], Iterable[Record]], policy: Mapping[str, str]
+    records: Callable[[], Iterable[Record]],
+    policy: Mapping[str, str],
+    scratch: str | os.PathLike | None = None,
 ) -> Audited:
     """Looks for records that should not be trained on, and leaves out what policy says.
 
-    Reads all records once; iterating the result reads them again. Memory: 8 bytes for
-    every preferred pair of texts and 10 for every record (64-bit hashes: at 100 million
-    pairs one false conflict in 2,000 audits).
+    Reads all records once; iterating the result reads them again. Memory does not grow
+    with their number: 16 bytes for every preferred pair of texts and 18 for every
+    record are on disk (64-bit hashes: at 100 million pairs one false conflict in 2,000
+    audits).
 
     `empty_side: drop` takes from a record of K > 2 only the empty responses, as long as
     two stay that are labelled, not all alike. `conflict` counts every record with a
@@ -104,6 +109,7 @@ def audit(
     Args:
       records: starts an iteration, the same records each time (`Source.records`).
       policy: kind -> keep, drop or raise; others as in DEFAULT_POLICY.
+      scratch: folder of its temporary files, which have no name; the system's.
 
     Raises:
       ValueError: unknown kind or action, a finding whose policy is raise, no record
@@ -111,28 +117,16 @@ def audit(
     """
     actions = {**DEFAULT_POLICY, **policy}
     _check(actions)
-    scan = _Scan(records)
-    stays = ~scan.dropped(actions)
-    report = Report(
-        total=len(scan.flags),
-        kept=int(stays.sum()),
-        trimmed=int(scan.trimmed(actions).sum()),
-        counts={kind: int(scan.of(kind).sum()) for kind in DEFAULT_POLICY},
-        kept_tied=int((stays & scan.of("tied")).sum()),
-        examples=scan.examples,
-        policy=actions,
-    )
-    _refuse(report)
-    if not (stays & ~scan.of("zero_weight")).any():
-        raise ValueError(
-            f"audit: all {report.kept} weights are 0 (zero_weight), so there is "
-            "nothing to learn or measure: give records a weight above 0"
-        )
-    trim = scan.trimmed(actions)
+    scan = _Scan(records, scratch)
+    report = scan.report(actions)
 
     def kept() -> Iterator[Record]:
-        for record, stay, cut in zip(records(), stays, trim, strict=True):
-            if stay:
+        each = itertools.chain.from_iterable(
+            zip(stays.tolist(), cut.tolist(), strict=True)
+            for stays, cut in scan.fates(actions)
+        )
+        for record, (stays, cut) in zip(records(), each, strict=True):
+            if stays:
                 yield without_empty(record) if cut else record
 
     return Audited(kept, report)
@@ -162,74 +156,105 @@ def without_empty(record: Record) -> Record:
 class _Scan:
     """What one reading of the records finds: a bit a kind in `flags`, one a record."""
 
-    def __init__(self, records: Callable[[], Iterable[Record]]):
+    def __init__(
+        self,
+        records: Callable[[], Iterable[Record]],
+        scratch: str | os.PathLike | None,
+    ):
         self.examples: dict[str, tuple[str, ...]] = {k: () for k in DEFAULT_POLICY}
-        self._pairs = array.array("Q")  # undirected hash << 1 | direction
-        self._pairs_of = array.array("i")  # how many of them each record has
-        self._copies = array.array("Q")
-        flags = array.array("H")
-        for record in records():
-            flags.append(self._read(record))
-        self.flags: UInt16[np.ndarray, "n"] = np.asarray(flags)
-        self._mark("duplicate", self._duplicates(), records)
-        self._mark("conflict", self._conflicts(), records)
+        self.flags = Flags(scratch)
+        self._pairs = Spill(scratch)  # undirected hash << 1 | direction -> record
+        self._copies = Spill(scratch)
+        for i, record in enumerate(records()):
+            self.flags.append(self._read(i, record))
+        self._mark("duplicate", map(_repeated, self._copies.groups()), records)
+        self._mark("conflict", map(_both_ways, self._pairs.groups()), records)
 
-    def of(self, kind: str) -> Bool[np.ndarray, "n"]:
-        """Which records are of that kind."""
-        return self.flags & _BIT[kind] != 0
+    def fates(
+        self, actions: Mapping[str, str]
+    ) -> Iterator[tuple[Bool[np.ndarray, "n"], Bool[np.ndarray, "n"]]]:
+        """(stays, loses its empty responses) of the records, a block at a time."""
+        drop = sum(_BIT[kind] for kind in _BIT if actions[kind] == "drop")
+        for flags in self.flags.blocks():
+            cut = (flags & _TRIMMABLE != 0) & (actions["empty_side"] == "drop")
+            spared = np.where(cut, drop & ~_BIT["empty_side"], drop)
+            yield flags & spared == 0, cut
 
-    def dropped(self, actions: Mapping[str, str]) -> Bool[np.ndarray, "n"]:
-        """Which records are left out."""
-        bits = sum(_BIT[kind] for kind in _BIT if actions[kind] == "drop")
-        cut = self.trimmed(actions)
-        others = bits & ~_BIT["empty_side"]
-        return np.where(cut, self.flags & others, self.flags & bits) != 0
+    def report(self, actions: Mapping[str, str]) -> Report:
+        """The findings in numbers.
 
-    def trimmed(self, actions: Mapping[str, str]) -> Bool[np.ndarray, "n"]:
-        """Which records lose only their empty responses."""
-        can = self.flags & _TRIMMABLE != 0
-        return can & (actions["empty_side"] == "drop")
+        Raises:
+          ValueError: as `audit`.
+        """
+        counts: Counter[str] = Counter()
+        blocks = zip(self.flags.blocks(), self.fates(actions), strict=True)
+        for flags, (stays, cut) in blocks:
+            of = {kind: flags & bit != 0 for kind, bit in _BIT.items()}
+            counts.update({kind: int(is_it.sum()) for kind, is_it in of.items()})
+            counts["total"] += len(flags)
+            counts["kept"] += int(stays.sum())
+            counts["trimmed"] += int(cut.sum())
+            counts["kept_tied"] += int((stays & of["tied"]).sum())
+            counts["weighted"] += int((stays & ~of["zero_weight"]).sum())
+        report = Report(
+            total=counts["total"],
+            kept=counts["kept"],
+            trimmed=counts["trimmed"],
+            counts={kind: counts[kind] for kind in DEFAULT_POLICY},
+            kept_tied=counts["kept_tied"],
+            examples=self.examples,
+            policy=actions,
+        )
+        _refuse(report, counts["weighted"])
+        return report
 
-    def _read(self, record: Record) -> int:
+    def _read(self, i: int, record: Record) -> int:
         kinds = _kinds(record)
         for kind in kinds:
             self._example(kind, record.id)
         prompt = _digest([f"{m.role}\0{m.content.strip()}" for m in record.prompt])
         texts = [_digest([response_text(r).strip()]) for r in record.responses]
-        self._copies.append(_copy_key(prompt, texts, record))
-        before = len(self._pairs)
+        self._copies.add(_copy_key(prompt, texts, record), i)
         if len(set(texts)) > 1:
             for winner, loser in _preferences(record):
-                self._pairs.extend(_pair_keys(prompt, texts[winner], texts[loser]))
-        self._pairs_of.append(len(self._pairs) - before)
+                for key in _pair_keys(prompt, texts[winner], texts[loser]):
+                    self._pairs.add(key, i)
         trimmable = _TRIMMABLE if _is_trimmable(record, kinds) else 0
         return sum(_BIT[kind] for kind in kinds) | trimmable
 
-    def _duplicates(self) -> Int[np.ndarray, "d"]:
-        _, first = np.unique(np.asarray(self._copies), return_index=True)
-        return np.setdiff1d(np.arange(len(self._copies)), first)
-
-    def _conflicts(self) -> Int[np.ndarray, "c"]:
-        keys = np.asarray(self._pairs)
-        seen = np.unique(keys) >> np.uint64(1)  # both directions are neighbours
-        both = seen[1:][seen[1:] == seen[:-1]]
-        counts = np.asarray(self._pairs_of)
-        owner = np.repeat(np.arange(len(counts)), counts)
-        return np.unique(owner[np.isin(keys >> np.uint64(1), both)])
-
-    def _mark(self, kind: str, rows: Int[np.ndarray, "r"], records: Callable) -> None:
-        # The ids were not kept: read again, only as far as the examples go.
-        new = [i for i in rows if not self.flags[i] & _BIT[kind]]
-        self.flags[rows] |= _BIT[kind]
-        wanted = new[:_EXAMPLES]
-        if wanted:
-            head = itertools.islice(records(), int(wanted[-1]) + 1)
-            ids = [record.id for record in head]
-            for i in wanted:
-                self._example(kind, ids[i])
+    def _mark(self, kind: str, found: Iterable, records: Callable) -> None:
+        """Flags the records found; the first ones not yet known become examples."""
+        flags, first = self.flags.all(), []
+        for rows in found:
+            new = np.unique(rows[flags[rows] & _BIT[kind] == 0])
+            flags[new] |= _BIT[kind]
+            first = sorted([*first, *new[:_EXAMPLES].tolist()])[:_EXAMPLES]
+        # Their ids were not kept: read again, only as far as they go.
+        head = itertools.islice(records(), first[-1] + 1 if first else 0)
+        for i, record in enumerate(head):
+            if i in first:
+                self._example(kind, record.id)
 
     def _example(self, kind: str, id: str) -> None:
         self.examples[kind] = (*self.examples[kind], id)[:_EXAMPLES]
+
+
+def _repeated(
+    group: tuple[UInt64[np.ndarray, "n"], Int[np.ndarray, "n"]],
+) -> Int[np.ndarray, "d"]:
+    """Records whose key a record before them has."""
+    keys, rows = group
+    return rows[1:][keys[1:] == keys[:-1]]
+
+
+def _both_ways(
+    group: tuple[UInt64[np.ndarray, "n"], Int[np.ndarray, "n"]],
+) -> Int[np.ndarray, "c"]:
+    """Records with a pair of texts that is preferred in both directions."""
+    keys, rows = group
+    seen = np.unique(keys) >> np.uint64(1)  # both directions are neighbours
+    both = seen[1:][seen[1:] == seen[:-1]]
+    return rows[np.isin(keys >> np.uint64(1), both)]
 
 
 def _kinds(record: Record) -> set[str]:
@@ -322,7 +347,7 @@ def _check(actions: Mapping[str, str]) -> None:
             raise ValueError(f"audit: {kind} {action!r} is not one of {_ACTIONS}")
 
 
-def _refuse(report: Report) -> None:
+def _refuse(report: Report, weighted: int) -> None:
     for kind, count in report.counts.items():
         if count and report.policy[kind] == "raise":
             raise ValueError(
@@ -332,3 +357,8 @@ def _refuse(report: Report) -> None:
             )
     if not report.kept:
         raise ValueError("no records left: " + "; ".join(report.lines()))
+    if not weighted:
+        raise ValueError(
+            f"audit: all {report.kept} weights are 0 (zero_weight), so there is "
+            "nothing to learn or measure: give records a weight above 0"
+        )

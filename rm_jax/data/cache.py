@@ -5,7 +5,6 @@ binary arrays and meta.json, which is written last: a folder without it is unfin
 and is built again. Nothing in it changes after that.
 """
 
-import array
 import dataclasses
 import errno
 import hashlib
@@ -15,41 +14,37 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from rm_jax import store
-from rm_jax.data.contract import Encoded, Encoder, prompt_tokens
+from rm_jax.data.arrays import ARRAYS, ArrayWriter, CacheError, checksum
+from rm_jax.data.contract import Encoder, prompt_tokens
 from rm_jax.data.schema import Record
 
-VERSION = 2
-# name -> dtype of the array; "tokens" takes two bytes where the vocabulary allows.
-ARRAYS = {
-    "branch_start": np.int64,  # [branches + 1] offsets into tokens
-    "example_branch": np.int64,  # [examples + 1]; branch 0 of an example is its prompt
-    "prompt_keep": np.int32,  # [responses] prompt tokens that fit before this response
-    "ranks": np.int32,  # [responses], -1 unranked
-    "gold": np.float32,  # [responses] known utility (the world's), NaN elsewhere
-    "ratings": np.float32,  # [responses x attributes], NaN where not given
-    "strength": np.float32,  # [examples], NaN where not given
-    "soft": np.float32,
-    "weight": np.float32,
-    "prompt_hash": np.int64,  # [examples] cluster of the example
-    "source": np.int32,  # [examples] index into meta's sources; 0 without a mixture
-    "id_start": np.int64,  # [examples + 1] offsets into ids.txt
-}
+VERSION = 3
 META = {
-    "attributes", "audit", "bytes", "counts", "examples", "fields", "max_responses",
-    "source", "sources", "token_dtype", "tokens", "truncation", "version",
+    "attributes", "audit", "bytes", "counts", "crc32", "examples", "fields",
+    "max_responses", "source", "sources", "token_dtype", "tokens", "truncation",
+    "version",
 }  # fmt: skip
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-TYPECODES = {np.int64: "q", np.int32: "i", np.float32: "f"}
 
 
-class CacheError(ValueError):
-    """A cache that cannot be used: names the folder and what is wrong."""
+class Responses(NamedTuple):
+    """Where the responses of some examples are.
+
+    Attributes:
+      count: how many each example has.
+      branch: of each response, an index into branch_start.
+      response: of each response, an index into arrays like ranks.
+    """
+
+    count: Int[np.ndarray, "n"]
+    branch: Int[np.ndarray, "r"]
+    response: Int[np.ndarray, "r"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +73,18 @@ class TokenSet:
         """Responses of example i."""
         first, last = self.arrays["example_branch"][i : i + 2]
         return int(last - first) - 1
+
+    def responses(self, examples: Int[np.ndarray, "n"]) -> "Responses":
+        """The responses of some examples, one after the other."""
+        first, count = self.arrays["example_branch"][examples], self.counts(examples)
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        branch = np.repeat(first + 1, count) + within
+        return Responses(count, branch, branch - np.repeat(examples + 1, count))
+
+    def counts(self, examples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Responses of each of these examples."""
+        first = self.arrays["example_branch"]
+        return first[examples + 1] - first[examples] - 1
 
     def branch(self, i: int, j: int) -> Int[np.ndarray, "t"]:
         """Tokens of branch j of example i: 0 is the whole prompt, k the response k."""
@@ -156,13 +163,9 @@ def build(
       CacheError: no record was left to write, or the folder cannot be written.
     """
 
-    def write(folder: pathlib.Path) -> dict[str, Any]:
-        meta = _write(records, encoder, folder)
-        if not meta["examples"]:
-            raise CacheError(f"no usable record was left; dropped: {meta['counts']}")
-        return meta | {"audit": dict(audit), "source": dict(source)}
-
-    return create(directory, write)
+    return create(
+        directory, lambda folder: tokenised(records, encoder, folder, audit, source)
+    )
 
 
 def create(
@@ -200,7 +203,9 @@ def _create(final: pathlib.Path, write: Callable) -> TokenSet:
     scratch.mkdir(parents=True)
     try:
         meta = {"version": VERSION, **write(scratch)}
-        meta["bytes"] = {p.name: p.stat().st_size for p in sorted(scratch.glob("*.*"))}
+        files = sorted(scratch.glob("*.*"))
+        meta["bytes"] = {path.name: path.stat().st_size for path in files}
+        meta["crc32"] = {path.name: checksum(path) for path in files}
         store.write_json(scratch / "meta.json", meta)
         if final.exists() and not (final / "meta.json").exists():
             shutil.rmtree(final)
@@ -214,37 +219,38 @@ def _create(final: pathlib.Path, write: Callable) -> TokenSet:
     return open_cache(final)
 
 
-def _write(records, encoder: Encoder, folder: pathlib.Path) -> dict[str, Any]:
+def tokenised(
+    records: Iterable[Record],
+    encoder: Encoder,
+    folder: pathlib.Path,
+    audit: Mapping[str, Any],
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes the files of a cache but meta.json, whose content it returns.
+
+    Args: as of `build`.
+
+    Raises:
+      CacheError: no record was left to write.
+    """
     dtype = np.uint16 if encoder.vocab_size <= 2**16 else np.int32
-    names: list[str] | None = None
-    columns = {name: array.array(TYPECODES[t]) for name, t in ARRAYS.items()}
-    for name in ("branch_start", "example_branch", "id_start"):
-        columns[name].append(0)
-    examples = max_responses = 0
-    with open(folder / "tokens.bin", "wb") as f, open(folder / "ids.txt", "wb") as g:
+    with ArrayWriter(folder, dtype) as arrays:
         for record, encoded in encoder.encode_many(records):
-            if encoded is None:
-                continue
-            if names is None:
-                names = sorted(record.ratings)
-            _append(columns, record, encoded, names)
-            for branch in (encoded.prompt, *encoded.responses):
-                f.write(branch.astype(dtype).tobytes())
-            g.write(record.id.encode())
-            columns["id_start"].append(g.tell())
-            examples += 1
-            max_responses = max(max_responses, len(encoded.responses))
-    for name, t in ARRAYS.items():
-        (folder / f"{name}.bin").write_bytes(memoryview(np.asarray(columns[name], t)))
+            if encoded is not None:
+                arrays.add(record, encoded)
+    if not arrays.examples:
+        raise CacheError(f"no usable record was left; dropped: {dict(encoder.counts)}")
     return {
+        "audit": dict(audit),
+        "source": dict(source),
         "sources": [],
-        "examples": examples,
-        "max_responses": max_responses,
+        "examples": arrays.examples,
+        "max_responses": arrays.max_responses,
         "token_dtype": np.dtype(dtype).name,
-        "tokens": columns["branch_start"][-1],
-        "attributes": names or [],
+        "tokens": arrays.ends["branch_start"],
+        "attributes": arrays.attributes or [],
         "counts": dict(encoder.counts),
-        "fields": _fields(columns),
+        "fields": sorted(arrays.given),
         "truncation": {
             "side": encoder.contract.truncation_side,
             "bos_id": encoder.bos_id,
@@ -252,56 +258,12 @@ def _write(records, encoder: Encoder, folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _append(columns, record: Record, encoded: Encoded, names: list[str]) -> None:
-    k = len(encoded.responses)
-    for branch in (encoded.prompt, *encoded.responses):
-        columns["branch_start"].append(columns["branch_start"][-1] + len(branch))
-    columns["example_branch"].append(columns["example_branch"][-1] + k + 1)
-    columns["prompt_keep"].extend(int(n) for n in encoded.prompt_keep)
-    columns["ranks"].extend(-1 if r is None else r for r in record.ranks)
-    gold = record.meta.get("gold", [np.nan] * k)
-    ok = isinstance(gold, list) and all(isinstance(g, int | float) for g in gold)
-    if not ok or len(gold) != k:
-        raise CacheError(
-            f"record {record.id}: meta.gold is {gold!r:.60}: want {k} numbers, one a "
-            "response"
-        )
-    columns["gold"].extend(gold)
-    if sorted(record.ratings) != names:
-        raise CacheError(
-            f"record {record.id}: ratings {sorted(record.ratings)}, but the records "
-            f"before it have {names}: give every record the same attributes"
-        )
-    for j in range(k):
-        for name in names:
-            value = record.ratings[name][j]
-            columns["ratings"].append(np.nan if value is None else value)
-    for name in ("strength", "soft"):
-        value = getattr(record, name)
-        columns[name].append(np.nan if value is None else value)
-    columns["weight"].append(record.weight)
-    columns["source"].append(0)
-    text = json.dumps([list(m) for m in record.prompt])
-    digest = hashlib.sha256(text.encode()).digest()[:8]
-    columns["prompt_hash"].append(int.from_bytes(digest, "little", signed=True))
-
-
-def _fields(columns) -> list[str]:
-    """Optional label fields that at least one record has."""
-    found = [n for n in ("strength", "soft", "gold") if not np.isnan(columns[n]).all()]
-    if (np.asarray(columns["ranks"]) >= 0).any():
-        found.append("ranks")
-    if len(columns["ratings"]):
-        found.append("ratings")
-    return sorted(found)
-
-
 def open_cache(directory: str | os.PathLike) -> TokenSet:
-    """Memory-maps a finished cache.
+    """Memory-maps a finished cache, after every file of it was read and compared.
 
     Raises:
-      CacheError: a file is missing, has the wrong size or does not fit the others;
-        delete the folder to rebuild.
+      CacheError: a file is missing, is not what was written, in size or in any bit, or
+        does not fit the others; delete the folder to rebuild.
     """
     folder = pathlib.Path(directory)
     try:
@@ -329,6 +291,12 @@ def _open(folder: pathlib.Path) -> TokenSet:
         found = (folder / name).stat().st_size if (folder / name).exists() else -1
         if found != size:
             raise ValueError(f"{folder / name}: {found} bytes, want {size}")
+    for name in meta["bytes"]:
+        found, want = checksum(folder / name), meta["crc32"].get(name)
+        if found != want:
+            raise ValueError(
+                f"{folder / name}: damaged: its crc32 is {found}, want {want}"
+            )
     arrays = {name: _map(folder / f"{name}.bin", t) for name, t in ARRAYS.items()}
     attributes = len(meta["attributes"])
     arrays["ratings"] = arrays["ratings"].reshape(len(arrays["ranks"]), attributes)
@@ -365,4 +333,5 @@ def _check_offsets(folder: pathlib.Path, meta, tokens, arrays) -> None:
 def _map(path: pathlib.Path, dtype) -> Float[np.ndarray, "n"] | Int[np.ndarray, "n"]:
     if path.stat().st_size == 0:
         return np.zeros((0,), dtype)
-    return np.memmap(path, dtype, mode="r")
+    # As a plain array: a memmap's own indexing is several times slower.
+    return np.asarray(np.memmap(path, dtype, mode="r"))

@@ -230,12 +230,17 @@ def token_set(
     folder = cache_root(data) / key
     if not (folder / "meta.json").exists():
         say(f"{name}: tokenising {source.name} into {folder}")
-        audited = audit(source.records, policy)
-        report = dataclasses.asdict(audited.report)
-        report["lines"] = audited.report.lines()
-        found = cache.build(
-            audited.records(), Encoder(contract, tokenizer), folder, report, source.info
-        )
+
+        def write(scratch: pathlib.Path) -> dict[str, Any]:
+            audited = audit(source.records, policy, scratch)
+            report = dataclasses.asdict(audited.report)
+            report["lines"] = audited.report.lines()
+            encoder = Encoder(contract, tokenizer)
+            return cache.tokenised(
+                audited.records(), encoder, scratch, report, source.info
+            )
+
+        found = cache.create(folder, write)
     else:
         found = cache.open_cache(folder)
     for line in _summary(name, found):

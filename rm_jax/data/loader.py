@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rm_jax.data import pack
+from rm_jax.data import chunk_arrays, pack
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.order import Order, of_one
 from rm_jax.types import Labels, PackedBatch
@@ -75,12 +75,21 @@ class Loader:
         """The examples of a step, each with its responses in random order."""
         rng = np.random.default_rng([self.order.seed, step, 1])
         keys = rng.random((self.examples, self.data.max_responses))
-        items = []
         chosen = self.order.items(step * self.examples, self.examples)
-        for example, key in zip(chosen.tolist(), keys, strict=True):
-            k = self.data.count(example)
-            items.append(pack.Item(example, tuple(np.argsort(key[:k]).tolist())))
-        return items
+        counts = self.data.counts(chosen)
+        keys[np.arange(keys.shape[1]) >= counts[:, None]] = 1  # above all others
+        orders = np.argsort(keys, axis=1).tolist()
+        return [
+            pack.Item(example, tuple(order[:k]))
+            for example, k, order in zip(
+                chosen.tolist(), counts.tolist(), orders, strict=True
+            )
+        ]
+
+    def layout(self, items: Sequence[pack.Item]) -> list[pack.Chunk]:
+        """The chunks that hold these examples."""
+        groups = pack.segments(self.data, items, self.shapes[-1], self.shared)
+        return pack.layout(groups, self.shapes, alone=not self.shared)
 
     def batch_at(self, step: int) -> StepBatch:
         """The batch of a step: pure in (seed, step)."""
@@ -105,17 +114,12 @@ class Loader:
             yield self._batch(items)
 
     def _batch(self, items: list[pack.Item]) -> StepBatch:
-        largest = self.shapes[-1]
-        groups = [
-            pack.segments(self.data, i, item, largest, self.shared)
-            for i, item in enumerate(items)
-        ]
-        chunks = pack.layout(groups, self.shapes, alone=not self.shared)
+        chunks = self.layout(items)
         k = self.data.max_responses
         filled = tuple(
             (
-                pack.fill(self.data, items, chunk, self.rows(chunk.shape)),
-                pack.labels(self.data, items, chunk, k),
+                chunk_arrays.fill(self.data, items, chunk, self.rows(chunk.shape)),
+                chunk_arrays.labels(self.data, items, chunk, k),
             )
             for chunk in chunks
         )

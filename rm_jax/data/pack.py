@@ -4,16 +4,19 @@ Packing never changes what is optimised: the examples of a step are chosen first
 (loader.py) and only then laid out here. Every segment of an example is in the same
 chunk, so a chunk's scores and labels are whole.
 
-A layout is plain Python over lengths; only `fill` touches tokens.
+A layout is made of lengths alone; `chunk_arrays` puts tokens and labels into it.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from rm_jax.data.cache import TokenSet
-from rm_jax.types import Labels, PackedBatch
+
+BLOCK = 65_536  # examples checked at a time
 
 
 class PackError(ValueError):
@@ -67,9 +70,9 @@ def shapes(
 
 
 def segments(
-    data: TokenSet, index: int, item: Item, largest: Shape, shared: bool
-) -> list[Segment]:
-    """The segments of one example.
+    data: TokenSet, items: Sequence[Item], largest: Shape, shared: bool
+) -> list[list[Segment]]:
+    """The segments of each example of a step.
 
     Responses with the same truncated prompt share a segment while tokens and slots of
     the longest row allow; the rest go to further segments, the prompt repeated. Which
@@ -77,13 +80,69 @@ def segments(
 
     Args:
       data: the tokens.
-      index: position of the item in its step.
-      item: the example.
+      items: the examples of the step, in its order.
       largest: the shape with the longest row.
       shared: False gives every response a segment of its own (layout "padded").
+
+    Raises:
+      PackError: a response that no row can hold.
     """
-    keeps = data.per_response("prompt_keep", item.example).tolist()
-    lengths = data.lengths(item.example).tolist()
+    found = _Lengths(data, np.array([item.example for item in items]))
+    whole = found.share_one_row(largest) if shared else np.zeros(len(items), bool)
+    columns = [tuple(range(k + 1)) for k in range(found.count.max())]
+    plain = zip(whole.tolist(), found.count.tolist(), found.keep[found.start].tolist(),
+                found.total.tolist(), strict=True)  # fmt: skip
+    return [
+        [Segment(i, keep, columns[k - 1], keep + n)]
+        if fits
+        else _split(data, i, items[i], found.of(i), largest, shared)
+        for i, (fits, k, keep, n) in enumerate(plain)
+    ]
+
+
+class _Lengths:
+    """Tokens of the responses of some examples, and of the prompts before them.
+
+    Attributes:
+      count: responses of each example.
+      start: where its responses begin in `length` and `keep`.
+      total: tokens of its responses.
+      length: tokens of each response.
+      keep: prompt tokens that fit before each response.
+    """
+
+    def __init__(self, data: TokenSet, examples: Int[np.ndarray, "n"]):
+        self.count, branch, response = data.responses(examples)
+        self.start = np.cumsum(self.count) - self.count
+        starts = data.arrays["branch_start"]
+        self.length = starts[branch + 1] - starts[branch]
+        self.keep = data.arrays["prompt_keep"][response].astype(np.int64)
+        self.total = np.add.reduceat(self.length, self.start)
+
+    def share_one_row(self, largest: Shape) -> Bool[np.ndarray, "n"]:
+        """Which examples are one segment: one truncated prompt, tokens and slots."""
+        first = self.keep[self.start]
+        same = np.repeat(first, self.count) == self.keep
+        room = first + self.total <= largest.length
+        whole = np.logical_and.reduceat(same, self.start)
+        return whole & room & (self.count <= largest.slots)
+
+    def of(self, i: int) -> tuple[list[int], list[int]]:
+        """(length, keep) of the responses of example i, in its own order."""
+        at = slice(self.start[i], self.start[i] + self.count[i])
+        return self.length[at].tolist(), self.keep[at].tolist()
+
+
+def _split(
+    data: TokenSet,
+    index: int,
+    item: Item,
+    lengths_and_keeps: tuple[list[int], list[int]],
+    largest: Shape,
+    shared: bool,
+) -> list[Segment]:
+    """The segments of one example, longest response first."""
+    lengths, keeps = lengths_and_keeps
     out: list[Segment] = []
     columns = range(len(item.order))
     for c in sorted(columns, key=lambda c: (-lengths[item.order[c]], item.order[c])):
@@ -110,84 +169,119 @@ def check_fits(data: TokenSet, choices: Sequence[Shape], shared: bool) -> None:
     """Lays out every example alone, so that no step of a long run finds one too large.
 
     Examples that plainly fit one row (or, not shared, one row a response) are passed
-    over together; only the others are laid out.
+    over together, a block at a time; only the others are laid out.
 
     Raises:
       PackError: naming the first example that no chunk shape holds.
     """
     largest = choices[-1]
-    first = data.arrays["example_branch"]
-    count = np.diff(first) - 1
-    starts = first[:-1] - np.arange(len(count))  # of the example's responses
-    branches = np.diff(data.arrays["branch_start"])
-    lengths = np.delete(branches, first[:-1])
-    keeps = np.asarray(data.arrays["prompt_keep"], np.int64)
-    if shared:
-        widest = np.maximum.reduceat(keeps, starts) + np.add.reduceat(lengths, starts)
-        same = np.maximum.reduceat(keeps, starts) == np.minimum.reduceat(keeps, starts)
-        plain = same & (widest <= largest.length) & (count <= largest.slots)
-    else:
-        widest = np.maximum.reduceat(keeps + lengths, starts)
-        plain = (widest <= largest.length) & (count <= largest.rows)
-    for example in np.flatnonzero(~plain):
-        item = Item(int(example), tuple(range(count[example])))
-        group = segments(data, 0, item, largest, shared)
-        try:
-            layout([group], choices, alone=not shared)
-        except PackError as error:
-            raise PackError(f"example {data.id(int(example))}: {error}") from None
+    for begin in range(0, len(data), BLOCK):
+        examples = np.arange(begin, min(begin + BLOCK, len(data)))
+        found = _Lengths(data, examples)
+        if (found.keep < 1).any():
+            i = int(np.searchsorted(found.start, np.argmin(found.keep), "right")) - 1
+            raise PackError(
+                f"example {data.id(begin + i)}: a response without a prompt: lower "
+                "config.contract.max_response"
+            )
+        if shared:
+            plain = found.share_one_row(largest)
+        else:
+            widest = np.maximum.reduceat(found.keep + found.length, found.start)
+            plain = (widest <= largest.length) & (found.count <= largest.rows)
+        for i in np.flatnonzero(~plain).tolist():
+            item = Item(begin + i, tuple(range(found.count[i])))
+            group = _split(data, 0, item, found.of(i), largest, shared)
+            try:
+                layout([group], choices, alone=not shared)
+            except PackError as error:
+                raise PackError(f"example {data.id(begin + i)}: {error}") from None
 
 
-class _Row:
-    """Free tokens and slots of a row that is being filled."""
+class _Rows:
+    """Free tokens and slots of the rows of a chunk that is being filled.
 
-    __slots__ = ("free", "slots", "segments")
+    `free` holds a number for each row that can take more, ascending: free tokens times
+    rows plus the row. So the first one at or above (tokens, row 0) is the best fit.
+    """
 
-    def __init__(self, shape: Shape):
-        self.free, self.slots, self.segments = shape.length, shape.slots, []
+    def __init__(self, shape: Shape, alone: bool):
+        n, self._n, self._alone = shape.rows, shape.rows, alone
+        self.free = list(range(shape.length * n, shape.length * n + n))
+        self._slots = [shape.slots] * n
+
+    def largest(self) -> int:
+        """Free tokens of the row with most."""
+        return self.free[-1] // self._n if self.free else 0
+
+    def place(self, group: Sequence[Segment]) -> list[int] | None:
+        """Best fit of all segments of an example: their rows; or None, of none."""
+        n, free, slots = self._n, self.free, self._slots
+        placed: list[int] = []  # as numbers before the segment was placed
+        for s in group:
+            need = len(s.columns)
+            at = bisect_left(free, s.length * n)
+            while at < len(free) and slots[free[at] % n] < need:
+                at += 1
+            if at == len(free):
+                if placed:
+                    self._take_back(placed, group)
+                return None
+            best = free.pop(at)
+            slots[best % n] -= need
+            if not self._alone:
+                insort(free, best - s.length * n)
+            placed.append(best)
+        return [number % n for number in placed]
+
+    def _take_back(self, placed: Sequence[int], group: Sequence[Segment]) -> None:
+        for number, s in reversed(list(zip(placed, group, strict=False))):
+            self._slots[number % self._n] += len(s.columns)
+            if not self._alone:
+                self.free.remove(number - s.length * self._n)
+            insort(self.free, number)
 
 
-def _place(rows: list[_Row], group: Sequence[Segment], alone: bool) -> bool:
-    """Best fit of all segments of one example, or of none."""
-    placed: list[tuple[_Row, Segment]] = []
-    for s in group:
-        best = None
-        n = len(s.columns)
-        for row in rows:
-            fits = row.free >= s.length and row.slots >= n
-            if not fits or (alone and row.segments):
-                continue
-            if best is None or row.free < best.free:
-                best = row
-        if best is None:
-            for row, done in placed:
-                row.free += done.length
-                row.slots += len(done.columns)
-                row.segments.pop()
-            return False
-        best.free -= s.length
-        best.slots -= n
-        best.segments.append(s)
-        placed.append((best, s))
-    return True
+class _Filled(NamedTuple):
+    """A chunk that is only thought of: which groups are in it, in which rows."""
+
+    shape: Shape
+    taken: list[int]
+    rows: list[list[int]]
+    tokens: int
 
 
 def _fill_one(
-    groups: Sequence[Sequence[Segment]], shape: Shape, alone: bool
-) -> tuple[Chunk, list[int]] | None:
-    """Fills one chunk from the front; None when the first group does not fit."""
-    rows = [_Row(shape) for _ in range(shape.rows)]
-    taken: list[int] = []
-    room = shape.rows * shape.length
-    for g, group in enumerate(groups):
-        need = sum(s.length for s in group)
-        if need <= room and _place(rows, group, alone):
+    groups: Sequence[Sequence[Segment]],
+    needs: Sequence[int],
+    widest: int,
+    shape: Shape,
+    alone: bool,
+) -> _Filled | None:
+    """Fills one chunk from the front; None when the first group does not fit.
+
+    Args:
+      groups: segments of each example.
+      needs: minus their tokens, ascending.
+      widest: segments of the example with most.
+      shape: of the chunk.
+      alone: at most one segment a row.
+    """
+    if -needs[0] > shape.length * min(widest, shape.rows):
+        return None
+    rows, taken, at = _Rows(shape, alone), [], []
+    n, g, tokens = len(groups), 0, 0
+    while g < n:
+        found = rows.place(groups[g])
+        if found is not None:
             taken.append(g)
-            room -= need
+            at.append(found)
+            tokens -= needs[g]
         elif g == 0:
             return None
-    items = tuple(sorted({s.item for g in taken for s in groups[g]}))
-    return Chunk(shape, tuple(tuple(r.segments) for r in rows), items), taken
+        # No segment of a group is larger than the freest row, or it cannot be placed.
+        g = bisect_left(needs, -rows.largest() * widest, g + 1)
+    return _Filled(shape, taken, at, tokens)
 
 
 def layout(
@@ -197,8 +291,8 @@ def layout(
 ) -> list[Chunk]:
     """Chunks that hold every group (the segments of one example).
 
-    Longest first; each new chunk takes the shape that it fills best, so that the only
-    chunk with much padding is the last.
+    Longest first, each segment where the least is left over; each new chunk takes the
+    shape that it fills best, so that the only chunk with much padding is the last.
 
     Args:
       groups: segments of each example.
@@ -208,83 +302,29 @@ def layout(
     Raises:
       PackError: an example fits no shape.
     """
-    left = sorted(groups, key=lambda g: (-sum(s.length for s in g), g[0].item))
+    sized = sorted((-sum(s.length for s in g), g[0].item, g) for g in groups)
+    left, needs = [g for _, _, g in sized], [n for n, _, _ in sized]
+    widest = max(map(len, groups), default=0)
     chunks: list[Chunk] = []
     while left:
-        options = [r for c in choices if (r := _fill_one(left, c, alone)) is not None]
-        if not options:
-            need = sum(s.length for s in left[0])
+        options = [_fill_one(left, needs, widest, c, alone) for c in choices]
+        if not any(options):
             raise PackError(
-                f"{need} tokens in {len(left[0])} segments fit no chunk of "
+                f"{-needs[0]} tokens in {len(left[0])} segments fit no chunk of "
                 f"{list(choices)}: raise config.batch.chunk_tokens (all responses of "
                 "an example must be in one chunk)"
             )
-        chunk, taken = max(options, key=lambda r: (r[0].tokens, -r[0].shape.length))
-        chunks.append(chunk)
-        gone = set(taken)
-        left = [g for i, g in enumerate(left) if i not in gone]
+        best = max(filter(None, options), key=lambda o: (o.tokens, -o.shape.length))
+        chunks.append(_chunk(best, left))
+        for g in reversed(best.taken):
+            del left[g], needs[g]
     return chunks
 
 
-def fill(
-    data: TokenSet, items: Sequence[Item], chunk: Chunk, rows: slice = slice(None)
-) -> PackedBatch:
-    """The arrays of a chunk, or of the rows that this host holds."""
-    wanted = chunk.rows[rows]
-    shape = (len(wanted), chunk.shape.length)
-    tokens, positions, segs, branches = (np.zeros(shape, np.int32) for _ in range(4))
-    slots = np.zeros((shape[0], chunk.shape.slots), np.int32)
-    slot_ids = np.full((*slots.shape, 3), -1, np.int32)
-    local = {item: e for e, item in enumerate(chunk.items)}
-    for b, row in enumerate(wanted):
-        at = slot = 0
-        for number, segment in enumerate(row, start=1):
-            item = items[segment.item]
-            stop = at + segment.keep
-            tokens[b, at:stop] = data.prompt(item.example, segment.keep)
-            positions[b, at:stop] = np.arange(segment.keep)
-            for branch, column in enumerate(segment.columns, start=1):
-                ids = data.branch(item.example, item.order[column] + 1)
-                start, stop = stop, stop + len(ids)
-                tokens[b, start:stop] = ids
-                positions[b, start:stop] = np.arange(
-                    segment.keep, segment.keep + len(ids)
-                )
-                branches[b, start:stop] = branch
-                slots[b, slot] = stop - 1
-                slot_ids[b, slot] = (local[segment.item], column, 0)
-                slot += 1
-            segs[b, at:stop] = number
-            at = stop
-    return PackedBatch(tokens, positions, segs, branches, slots, slot_ids)
-
-
-def labels(data: TokenSet, items: Sequence[Item], chunk: Chunk, k: int) -> Labels:
-    """Labels of a chunk, padded to rows x slots examples and k responses."""
-    e = chunk.shape.rows * chunk.shape.slots
-    attributes = data.arrays["ratings"].shape[1]
-    ranks = np.full((e, k), -1, np.int32)
-    present, lengths = np.zeros((e, k), np.int32), np.zeros((e, k), np.int32)
-    ratings = np.full((e, k, attributes), np.nan, np.float32)
-    soft, strength = (np.full((e,), np.nan, np.float32) for _ in range(2))
-    weight, ids = np.zeros((e,), np.float32), np.full((e,), -1, np.int32)
-    source = np.zeros((e,), np.int32)
-    for row, index in enumerate(chunk.items):
-        example, order = items[index]
-        n, order = len(order), list(order)
-        ranks[row, :n] = data.per_response("ranks", example)[order]
-        ratings[row, :n] = data.per_response("ratings", example)[order]
-        lengths[row, :n] = data.lengths(example)[order]
-        present[row, :n] = 1
-        p = data.arrays["soft"][example]
-        soft[row] = 1 - p if n == 2 and order[0] == 1 else p
-        strength[row] = data.arrays["strength"][example]
-        weight[row] = data.arrays["weight"][example]
-        ids[row] = example
-        source[row] = data.arrays["source"][example]
-    steps = np.full((e, k, 0), -1, np.int32)
-    reference = np.full((e, k), np.nan, np.float32)
-    return Labels(
-        ranks, present, soft, strength, weight, ratings, steps, lengths, ids, source,
-        reference,
-    )  # fmt: skip
+def _chunk(filled: _Filled, groups: Sequence[Sequence[Segment]]) -> Chunk:
+    rows: list[list[Segment]] = [[] for _ in range(filled.shape.rows)]
+    for g, at in zip(filled.taken, filled.rows, strict=True):
+        for row, segment in zip(at, groups[g], strict=True):
+            rows[row].append(segment)
+    items = sorted(groups[g][0].item for g in filled.taken)
+    return Chunk(filled.shape, tuple(map(tuple, rows)), tuple(items))

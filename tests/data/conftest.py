@@ -8,6 +8,8 @@ import pytest
 from rm_jax.data.contract import Encoded
 from rm_jax.data.schema import Message, Record
 
+COUNTS = (1, 2, 2, 2, 4, 9)  # responses of an example of `random_set`
+
 
 class IdEncoder:
     """Stands in for data.contract.Encoder."""
@@ -51,6 +53,39 @@ def id_record():
             responses=((Message("assistant", "."),),) * k,
             meta=meta | ({} if gold is None else {"gold": gold}),
             **({"ranks": tuple(range(k))} | fields),
+        )
+
+    return make
+
+
+@pytest.fixture
+def random_set(tmp_path, id_encoder, id_record):
+    """(seed, n, max_length, side, bos_id) -> a set of random shapes and labels."""
+    from rm_jax.data import cache
+
+    def make(seed, n=60, max_length=64, side="left", bos_id=1):
+        rng = np.random.default_rng(seed)
+        draw = lambda n: rng.integers(2, 97, n).tolist()
+
+        def record(i, k):
+            prompt = [1, *draw(rng.integers(40 if k < 4 else 9))]
+            responses = [draw(m) for m in rng.integers(1, 20 if k < 4 else 8, k)]
+            return id_record(
+                i,
+                prompt,
+                responses,
+                keep=[min(len(prompt), max_length - len(r)) for r in responses],
+                ranks=tuple(rng.integers(0, k, k).tolist()),
+                soft=float(rng.random()) if k == 2 else None,
+                strength=float(rng.random()),
+                weight=float(rng.random()),
+                ratings={"help": tuple(rng.random(k).tolist()), "care": (None,) * k},
+            )
+
+        records = [record(i, int(k)) for i, k in enumerate(rng.choice(COUNTS, n))]
+        folder = tmp_path / f"random-{seed}-{n}-{max_length}-{side}-{bos_id}"
+        return cache.build(
+            records, id_encoder(side=side, bos_id=bos_id), folder, {}, {}
         )
 
     return make

@@ -3,14 +3,16 @@
 import json
 import os
 import resource
+import zlib
 
 import numpy as np
 import pytest
 
-from rm_jax.data import cache
+from rm_jax.data import arrays, cache
 from rm_jax.data.cache import CacheError
 
 NAN = float("nan")
+FIELDS = ["ranks", "ratings", "soft", "strength"]
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_prompts_are_cut_by_contract(records, id_encoder, tmp_path, side, bos, w
 
 
 def test_arrays_are_mapped_and_cannot_be_written(built):
-    assert isinstance(built.tokens, np.memmap)
+    assert isinstance(built.tokens.base, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         built.tokens[0] = 5
 
@@ -133,11 +135,62 @@ def test_a_damaged_file_is_named_with_the_way_out(built, name, harm):
     assert f"{path}: {found} bytes, want {len(data)}: delete" in str(error.value)
 
 
+@pytest.mark.parametrize("name", [*(f"{n}.bin" for n in cache.ARRAYS), "tokens.bin",
+                                  "ids.txt"])  # fmt: skip
+def test_a_flipped_bit_is_found(built, name):
+    path = built.directory / name
+    data = bytearray(path.read_bytes())
+    for at in (0, len(data) - 1):
+        data[at] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(CacheError, match=f"{path}: damaged: .*: delete .*/set and"):
+            cache.open_cache(built.directory)
+        data[at] ^= 1
+    path.write_bytes(data)
+    cache.open_cache(built.directory)
+
+
+def test_checksums_are_crc32_of_every_file(built):
+    assert built.meta["crc32"] == {
+        path.name: zlib.crc32(path.read_bytes())
+        for path in built.directory.iterdir()
+        if path.name != "meta.json"
+    }
+
+
+def test_a_cache_of_many_blocks_is_as_one_of_one_block(
+    random_set, tmp_path, monkeypatch
+):
+    whole = random_set(5, n=40)
+    monkeypatch.setattr(arrays, "BLOCK", 7)
+    blocks = random_set(5, n=40, max_length=65)
+    assert whole.meta["crc32"] != {} and blocks.meta["crc32"] == whole.meta["crc32"]
+    assert blocks.meta["fields"] == whole.meta["fields"] == FIELDS
+
+
+@pytest.mark.parametrize("block", [1, 2, 4096])
+def test_fields_are_found_in_any_block(
+    id_record, id_encoder, tmp_path, monkeypatch, block
+):
+    monkeypatch.setattr(arrays, "BLOCK", block)
+    plain = [id_record(i, [1], [[2], [3]], ranks=(None, None)) for i in range(4)]
+    given = {
+        "gold": {"gold": [1.0, 2.0]},
+        "soft": {"soft": 0.5},
+        "strength": {"strength": 1.0},
+        "ranks": {"ranks": (0, None)},
+    }
+    for name, fields in given.items():
+        odd = id_record(9, [1], [[2], [3]], **({"ranks": (None, None)} | fields))
+        data = cache.build([*plain, odd, *plain], id_encoder(), tmp_path / name, {}, {})
+        assert data.meta["fields"] == [name]
+
+
 def test_another_version_is_refused(built):
     path = built.directory / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
     with pytest.raises(
-        CacheError, match="has version 0, this code reads 2: delete .*/set"
+        CacheError, match="has version 0, this code reads 3: delete .*/set"
     ):
         cache.open_cache(built.directory)
 
@@ -165,6 +218,8 @@ def test_meta_without_a_key_is_refused(built, key):
     "change",
     [
         {"bytes": []},
+        {"crc32": []},
+        {"crc32": {}},
         {"token_dtype": "nope"},
         {"token_dtype": "int32"},
         {"attributes": 3},

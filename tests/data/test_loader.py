@@ -64,6 +64,16 @@ def test_another_seed_is_another_order(data):
     assert len(streams) == 5
 
 
+def test_each_example_has_its_own_responses_in_the_order_of_its_keys(random_set):
+    data = random_set(4)
+    loader = Loader(data, pack.shapes((64,), 576, 4), 50, of_one(len(data), 6))
+    for step in range(3):
+        keys = np.random.default_rng([6, step, 1]).random((50, data.max_responses))
+        for item, key in zip(loader.items_at(step), keys, strict=True):
+            k = data.count(item.example)
+            assert item.order == tuple(np.argsort(key[:k]).tolist())
+
+
 def test_a_step_is_exactly_its_examples(data):
     loader = Loader(data, SHAPES, 7)
     for step in range(3):

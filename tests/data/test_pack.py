@@ -1,4 +1,4 @@
-"""Packing: every response placed once, nothing overflows, arrays by hand."""
+"""Packing: every response placed once, nothing overflows."""
 
 import collections
 import itertools
@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rm_jax.data import cache, pack
+from rm_jax.data import pack
 from rm_jax.data.pack import Item, PackError, Segment, Shape
 
 SHAPES = pack.shapes((16, 32, 64), 256, 4)
@@ -20,23 +20,8 @@ def items_of(data, rng=None):
 
 
 def lay_out(data, items, shapes=SHAPES, shared=True):
-    groups = [
-        pack.segments(data, i, item, shapes[-1], shared) for i, item in enumerate(items)
-    ]
+    groups = pack.segments(data, items, shapes[-1], shared)
     return groups, pack.layout(groups, shapes, alone=not shared)
-
-
-def random_set(toy_set, seed, n=60):
-    rng = np.random.default_rng(seed)
-    return toy_set(
-        [
-            (
-                int(rng.integers(1, 40 if k < 4 else 10)),
-                rng.integers(1, 20 if k < 4 else 8, k).tolist(),
-            )
-            for k in rng.choice([1, 2, 2, 2, 4, 9], n)
-        ]
-    )
 
 
 def test_shapes_have_equal_tokens():
@@ -45,8 +30,8 @@ def test_shapes_have_equal_tokens():
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_every_response_is_placed_once_and_nothing_overflows(toy_set, shared):
-    data = random_set(toy_set, 1)
+def test_every_response_is_placed_once_and_nothing_overflows(random_set, shared):
+    data = random_set(1)
     items = items_of(data, np.random.default_rng(2))
     shapes = SHAPES if shared else pack.shapes((16, 32, 64), 64 * 9, 4)
     _, chunks = lay_out(data, items, shapes, shared)
@@ -124,7 +109,7 @@ def test_what_shares_a_segment_does_not_depend_on_the_order(toy_set):
     data = toy_set([(20, [20, 4, 30, 9, 9])])
     found = set()
     for order in itertools.permutations(range(5)):
-        group = pack.segments(data, 0, Item(0, order), SHAPES[-1], True)
+        (group,) = pack.segments(data, [Item(0, order)], SHAPES[-1], True)
         shares = [frozenset(order[c] for c in s.columns) for s in group]
         found.add(tuple(shares))
         assert all(list(s.columns) == sorted(s.columns) for s in group)
@@ -132,8 +117,8 @@ def test_what_shares_a_segment_does_not_depend_on_the_order(toy_set):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_padding_is_small(toy_set, seed):
-    data = random_set(toy_set, seed, n=100)
+def test_padding_is_small(random_set, seed):
+    data = random_set(seed, n=100)
     _, chunks = lay_out(data, items_of(data))
     assert 1 - sum(c.tokens for c in chunks) / (256 * len(chunks)) < 0.15
 
@@ -156,135 +141,88 @@ def test_an_example_that_no_chunk_holds_is_found_before_training(toy_set, shared
     pack.check_fits(data, pack.shapes((64,), 64 * 5, 4), shared)
 
 
-def test_check_passes_what_fits(toy_set):
-    data = random_set(toy_set, 5)
+def test_check_passes_what_fits(random_set):
+    data = random_set(5)
     pack.check_fits(data, SHAPES, True)
     pack.check_fits(data, pack.shapes((64,), 64 * 9, 4), False)
     with pytest.raises(PackError, match="in 9 segments"):  # of 4 rows
         pack.check_fits(data, SHAPES[-1:], False)
 
 
-def test_fill_by_hand(tmp_path, id_encoder, id_record):
-    data = cache.build(
-        [
-            id_record(0, [1, 10, 11, 12], [[20, 21], [30]], keep=[3, 3]),  # cut by one
-            id_record(1, [1, 13], [[40], [50, 51], [60]]),
-        ],
-        id_encoder(),
-        tmp_path / "set",
-        {},
-        {},
-    )
-    items = [Item(1, (2, 0, 1)), Item(0, (1, 0))]
-    segments = [Segment(1, 3, (0, 1), 6), Segment(0, 2, (0, 2), 5)]
-    alone = Segment(0, 2, (1,), 3)
-    chunk = pack.Chunk(Shape(2, 12, 5), (tuple(segments), (alone,)), (0, 1))
-    assert chunk.tokens == 14
-    got = pack.fill(data, items, chunk)
-    # Row 0: BOS 11 12 | 30 | 20 21 | BOS 13 | 60 | 50 51; row 1: BOS 13 | 40.
-    want = {
-        "tokens": [
-            [1, 11, 12, 30, 20, 21, 1, 13, 60, 50, 51, 0],
-            [1, 13, 40, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        ],
-        "positions": [
-            [0, 1, 2, 3, 3, 4, 0, 1, 2, 2, 3, 0],
-            [0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        ],
-        "segments": [
-            [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 0],
-            [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        ],
-        "branches": [
-            [0, 0, 0, 1, 2, 2, 0, 0, 1, 2, 2, 0],
-            [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        ],
-        "slots": [[3, 5, 8, 10, 0], [2, 0, 0, 0, 0]],
-        "slot_ids": [
-            [[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 2, 0], [-1] * 3],
-            [[0, 1, 0], *[[-1] * 3] * 4],
-        ],
-    }
-    for name, values in want.items():
-        np.testing.assert_array_equal(getattr(got, name), values, err_msg=name)
-        assert getattr(got, name).dtype == np.int32
-    second = pack.fill(data, items, chunk, slice(1, 2))
-    for whole, part in zip(got, second, strict=True):
-        np.testing.assert_array_equal(part, whole[1:2])
+def plain_segments(data, index, item, largest, shared):
+    """As `pack.segments` says, response by response."""
+    keeps = data.per_response("prompt_keep", item.example).tolist()
+    lengths = data.lengths(item.example).tolist()
+    out = []
+    longest_first = lambda c: (-lengths[item.order[c]], item.order[c])
+    for c in sorted(range(len(item.order)), key=longest_first):
+        keep, n = keeps[item.order[c]], lengths[item.order[c]]
+        for i, s in enumerate(out if shared else ()):
+            room = s.length + n <= largest.length and len(s.columns) < largest.slots
+            if s.keep == keep and room:
+                columns = tuple(sorted((*s.columns, c)))
+                out[i] = s._replace(columns=columns, length=s.length + n)
+                break
+        else:
+            out.append(Segment(index, keep, (c,), keep + n))
+    return out
 
 
-def test_labels_by_hand(tmp_path, id_encoder, id_record):
-    nan = float("nan")
-    first = id_record(
-        0,
-        [1, 2],
-        [[3], [4, 5]],
-        soft=0.8,
-        strength=2.0,
-        weight=0.5,
-        ratings={"help": (1.0, None), "care": (3.0, 4.0)},
-    )
-    second = id_record(
-        1,
-        [1, 2],
-        [[3], [4, 5], [6, 7, 8]],
-        ranks=(1, 0, None),
-        ratings={"help": (5.0, 6.0, 7.0), "care": (None, 8.0, 9.0)},
-    )
-    data = cache.build([first, second], id_encoder(), tmp_path / "set", {}, {})
-    items = [Item(0, (1, 0)), Item(1, (2, 0, 1)), Item(0, (0, 1))]
-    chunk = pack.Chunk(Shape(1, 64, 4), ((),), (0, 1, 2))
-    got = pack.labels(data, items, chunk, 4)
-    assert data.meta["attributes"] == ["care", "help"]
-    want = {
-        "ranks": [[1, 0, -1, -1], [-1, 1, 0, -1], [0, 1, -1, -1], [-1] * 4],
-        "present": [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0], [0] * 4],
-        "soft": [0.2, nan, 0.8, nan],  # the first of them now is response 1
-        "strength": [2, nan, 2, nan],
-        "weight": [0.5, 1, 0.5, 0],
-        "ratings": [
-            [[4, nan], [3, 1], [nan] * 2, [nan] * 2],
-            [[9, 7], [nan, 5], [8, 6], [nan] * 2],
-            [[3, 1], [4, nan], [nan] * 2, [nan] * 2],
-            [[nan] * 2] * 4,
-        ],
-        "lengths": [[2, 1, 0, 0], [3, 1, 2, 0], [1, 2, 0, 0], [0] * 4],
-        "ids": [0, 1, 0, -1],
-        "reference_logp": [[nan] * 4] * 4,
-    }
-    assert got.steps.shape == (4, 4, 0)
-    for name, values in want.items():
-        found = getattr(got, name)
-        np.testing.assert_allclose(found, values, rtol=1e-6, err_msg=name)
-        assert found.dtype in (np.int32, np.float32)
+def plain_chunk(groups, shape, alone):
+    """(rows, groups taken): every group in turn, every row looked at for a segment."""
+    rows, taken = [[] for _ in range(shape.rows)], []
+    for g, group in enumerate(groups):
+        tried = [list(row) for row in rows]
+        for s in group:
+            free = {
+                r: shape.length - sum(other.length for other in row)
+                for r, row in enumerate(tried)
+                if sum(len(x.columns) for x in (*row, s)) <= shape.slots
+                and not (alone and row)
+            }
+            fits = [r for r in free if free[r] >= s.length]
+            if not fits:
+                break
+            tried[min(fits, key=lambda r: (free[r], r))].append(s)
+        else:
+            rows = tried
+            taken.append(g)
+        if not taken:
+            return None
+    return rows, taken
 
 
-def test_filled_rows_hold_the_responses_and_slots_their_ends(toy_set):
-    data = random_set(toy_set, 3)
-    items = items_of(data, np.random.default_rng(0))
-    _, chunks = lay_out(data, items)
-    found = {}
-    for chunk in chunks:
-        batch = pack.fill(data, items, chunk)
-        for b, s in zip(*np.nonzero(batch.slot_ids[..., 0] >= 0), strict=True):
-            local, column, _ = batch.slot_ids[b, s]
-            end = batch.slots[b, s]
-            same = batch.segments[b] == batch.segments[b, end]
-            branch = batch.branches[b, end]
-            prompt = batch.tokens[b, same & (batch.branches[b] == 0)]
-            own = same & (batch.branches[b] == branch)
-            assert branch > 0 and end == np.flatnonzero(own)[-1]
-            positions = batch.positions[b, own]
-            np.testing.assert_array_equal(positions, len(prompt) + np.arange(own.sum()))
-            found[chunk.items[local], int(column)] = (
-                prompt.tolist(),
-                batch.tokens[b, own].tolist(),
-            )
-    for i, item in enumerate(items):
-        for column, j in enumerate(item.order):
-            keep = int(data.per_response("prompt_keep", item.example)[j])
-            assert found.pop((i, column)) == (
-                data.prompt(item.example, keep).tolist(),
-                data.branch(item.example, j + 1).tolist(),
-            )
-    assert not found
+def plain_layout(groups, shapes, alone):
+    left = sorted(groups, key=lambda g: (-sum(s.length for s in g), g[0].item))
+    chunks = []
+    while left:
+        options = []
+        for shape in shapes:
+            if (found := plain_chunk(left, shape, alone)) is not None:
+                rows, taken = found
+                items = tuple(sorted(left[g][0].item for g in taken))
+                options.append(
+                    (pack.Chunk(shape, tuple(map(tuple, rows)), items), taken)
+                )
+        chunk, taken = max(options, key=lambda o: (o[0].tokens, -o[0].shape.length))
+        chunks.append(chunk)
+        left = [g for i, g in enumerate(left) if i not in taken]
+    return chunks
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_layout_is_the_one_that_looks_at_every_row(random_set, seed):
+    data = random_set(seed, n=40, max_length=(64, 30, 24)[seed % 3])
+    items = items_of(data, np.random.default_rng(seed))
+    lengths = ((16, 32, 64), (64,), (32, 64))[seed % 3]
+    for shared, tokens, per_slot in (
+        (True, 576, (4, 9, 30)[seed % 3]),
+        (False, 576, 8),
+    ):
+        shapes = pack.shapes(lengths, tokens * (1 + seed % 2), per_slot)
+        groups, chunks = lay_out(data, items, shapes, shared)
+        assert groups == [
+            plain_segments(data, i, item, shapes[-1], shared)
+            for i, item in enumerate(items)
+        ]
+        assert chunks == plain_layout(groups, shapes, not shared)
