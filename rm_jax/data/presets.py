@@ -75,7 +75,7 @@ PRESETS: dict[str, Preset] = {
         "hub card of berkeley-nest/Nectar",
     ),
     "pku_saferlhf": Preset(
-        "PKU-Alignment/PKU-SafeRLHF:default",
+        "PKU-Alignment/PKU-SafeRLHF",
         "pku_saferlhf",
         _only("train", "test"),
         "pairs by helpfulness, people with AI; ratings safe, severity",
@@ -83,7 +83,7 @@ PRESETS: dict[str, Preset] = {
         "arXiv:2406.15513",
     ),
     "pku_saferlhf_safe": Preset(
-        "PKU-Alignment/PKU-SafeRLHF:default",
+        "PKU-Alignment/PKU-SafeRLHF",
         "pku_saferlhf_safe",
         _only("train", "test"),
         "the same pairs by harmlessness",

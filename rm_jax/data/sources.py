@@ -65,7 +65,7 @@ def open_source(
     `#split` it is every row.
 
     Args:
-      spec: `format:path-or-hub-id[@revision][#split]`, see the module.
+      spec: `format:path-or-hub-id[@revision][#split]`, see specs.py.
       columns: field -> column, for formats `columns` and `hf` (`column_parser`).
       world: knobs of `world:`.
       on_bad_row: `raise`, or `drop`: left out and counted in `info`.
