@@ -12,7 +12,7 @@ from rm_jax.config import ConfigError, parse_duration
 from rm_jax.data import datasets, pack
 from rm_jax.data.contract import Contract, Encoder
 from rm_jax.data.loader import Loader
-from rm_jax.data.tokenizers import save_tokenizer
+from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
 from rm_jax.evals.score import ScoreFn
 from rm_jax.models import ArchConfig
 from rm_jax.optim import make_optimizer
@@ -173,6 +173,7 @@ def describe(config: Any, workdir: str, built: Built) -> None:
         "specs": built.data.specs,
         "contamination": built.data.contamination,
         "tokenizer_sha": built.data.contract.tokenizer_sha,
+        "tokenizer_commit": tokenizer_commit(built.data.tokenizer),
         "parameters": sum(x.size for x in jax.tree.leaves(built.shapes.params)),
         "steps": built.total,
     }

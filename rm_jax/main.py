@@ -22,6 +22,7 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax data prepare   --data SPEC --out DIR
   rm-jax data tokenizer --data SPEC --vocab N --out DIR
   rm-jax data audit     --data SPEC
+  rm-jax data presets
 
 SPEC is format:path-or-hub-id[@revision][#split]; `rm-jax VERB --help` says more.
 RM_JAX_TRACEBACK=1 in the environment shows where an error came from."""
@@ -235,6 +236,16 @@ def _audit(arguments: list[str]) -> None:
         print(line)
 
 
+def _presets(arguments: list[str]) -> None:
+    _parser("data presets", "List the data sets that preset:NAME opens.").parse_args(
+        arguments
+    )
+    from rm_jax.data.presets import preset_lines
+
+    for line in preset_lines():
+        print(line)
+
+
 VERBS: dict[str, Callable[[list[str]], Any]] = {
     "train": _train,
     "eval": _eval,
@@ -243,6 +254,7 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
     "data prepare": _prepare,
     "data tokenizer": _tokenizer,
     "data audit": _audit,
+    "data presets": _presets,
 }
 
 
