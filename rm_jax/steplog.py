@@ -83,6 +83,7 @@ class StepLog:
             self.done[name] += getattr(batch, name)
             self.whole[name] += getattr(batch, name)
         self.done["flops"] += self.flops(batch)
+        self.done["chunks"] += len(batch.chunks)
         if step == self.start + 1:
             seconds, compiling = self.ledger.since_start()
             self.once = {"time_to_first_step": seconds, "compiling_before": compiling}
@@ -93,6 +94,7 @@ class StepLog:
     def write_timing(self, step: int) -> dict[str, float]:
         """Writes the line of timing.jsonl for the steps since the last one."""
         timing = {"from": self.timed, **self.once, **self.ledger.take()}
+        steps = step - self.timed
         self.timed, self.once = step, {}
         done, self.done = self.done, collections.Counter()
         # Rates are those of steps: of the time that they took, or waited for a batch.
@@ -102,6 +104,7 @@ class StepLog:
             "seconds": seconds,
             **{f"{name}_per_s": done[name] / seconds for name in self.COUNTED},
             "padding": 1 - done["tokens"] / done["size"],
+            "chunks": done["chunks"] / steps,
             "model_flops_per_s": flops,
         }
         if self.peak is not None:

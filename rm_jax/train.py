@@ -324,11 +324,13 @@ def finish(
 
 def _account(workdir: str, step: int, out: Outputs) -> None:
     """Says what the time of the whole run went to, over all its starts."""
-    out.writer.write_timing(step, {"from": step, **out.ledger.take()})
-    if cluster.first():
-        found = summary(read_lines(store.join(workdir, TIMING)))
-        out.writer.write_timing(step, {"from": step, **found.shares()})
-        out.progress.say(found.line())
+    if not cluster.first():
+        return
+    last = {"from": step, **out.ledger.take()}
+    lines = read_lines(store.join(workdir, TIMING))
+    found = summary([*lines, {"step": step, **last}])
+    out.writer.write_timing(step, last | found.shares())
+    out.progress.say(found.line())
 
 
 def _checkpoints(config: Any, workdir: str) -> CheckpointWriter:
