@@ -151,7 +151,8 @@ class Loader:
             except BaseException as error:  # handed to the consumer, raised there
                 put(error)
 
-        threading.Thread(target=work, daemon=True, name="rm_jax-loader").start()
+        thread = threading.Thread(target=work, daemon=True, name="rm_jax-loader")
+        thread.start()
         try:
             for _ in range(start, stop):
                 value = ready.get()
@@ -160,3 +161,4 @@ class Loader:
                 yield value
         finally:
             closed.set()
+            thread.join()
