@@ -10,12 +10,12 @@ last seconds before a kill. What was sent once is not sent again when a run cont
 Histograms go to TensorBoard only, events to none.
 """
 
-import importlib
+import contextlib
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +68,8 @@ class _TensorBoard(Sink):
     """Scalars and histograms; TensorBoard hides what was logged past the restart."""
 
     def __init__(self, opening: Opening):
-        tensorboardX = _package("tensorboardX", "train.tensorboard=False", "report")
+        with _extra("tensorboardX", "train.tensorboard=False", "report"):
+            import tensorboardX
         self._folder = store.join(opening.workdir, "tensorboard")
         self._local = self._folder
         if store.is_url(self._folder):  # event files only grow: copied when flushed
@@ -135,7 +136,8 @@ class _WandB(_Service):
     """
 
     def _open(self, opening: Opening) -> None:
-        wandb = _package("wandb", "train.wandb=", "wandb")
+        with _extra("wandb", "train.wandb=", "wandb"):
+            import wandb
         folder = None if store.is_url(opening.workdir) else opening.workdir
         self._run = wandb.init(
             project=opening.project,
@@ -159,7 +161,8 @@ class _Trackio(_Service):
     """
 
     def _open(self, opening: Opening) -> None:
-        trackio = _package("trackio", "train.trackio=", "trackio")
+        with _extra("trackio", "train.trackio=", "trackio"):
+            import trackio
         self._run = trackio.init(
             project=opening.project,
             name=f"{_name(opening.workdir)}-{_id('trackio', opening.workdir)}",
@@ -194,9 +197,11 @@ def _id(service: str, workdir: str) -> str:
     return ids[service]
 
 
-def _package(name: str, off: str, extra: str) -> Any:
+@contextlib.contextmanager
+def _extra(name: str, off: str, extra: str) -> Iterator[None]:
+    """An import that fails says what to install, or how to do without."""
     try:
-        return importlib.import_module(name)
+        yield
     except ImportError as error:
         knob = off.partition("=")[0]
         raise ImportError(
