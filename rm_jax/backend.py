@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint import v1 as ocp
 
 MANIFEST_FILE = "manifest/data.json"
@@ -82,3 +83,16 @@ def _context() -> ocp.Context:
     context.checkpointables.registry = registry
     context.pytree.loading.partial_load = True
     return context
+
+
+def set_compile_cache(folder: str) -> None:
+    """Where jax keeps compiled programs from now on; "" is nowhere.
+
+    jax looks once, at the first compilation, whether there is a folder: it is told to
+    look again. Every program is kept, however quickly it was compiled.
+    """
+    jax.config.update("jax_compilation_cache_dir", folder or None)
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs", 0.0 if folder else 1.0
+    )
+    compilation_cache.reset_cache()

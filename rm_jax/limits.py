@@ -120,6 +120,23 @@ def parse_duration(text: str, key: str = "duration") -> Duration:
     return Duration(amount, unit)
 
 
+def parse_span(text: str, key: str = "train.profile") -> range:
+    """Steps of "START:STOP", counted from 0, STOP not among them; none of "".
+
+    Raises:
+      ConfigError: naming `key`, when it is anything else.
+    """
+    if not text:
+        return range(0)
+    parts = re.fullmatch(r"(\d{1,12}):(\d{1,12})", text)
+    if not parts or int(parts[1]) >= int(parts[2]):
+        raise ConfigError(
+            f"config.{key} = {text!r}: want START:STOP, two steps counted from 0, the "
+            'second above the first, e.g. "20:25"'
+        )
+    return range(int(parts[1]), int(parts[2]))
+
+
 def check(v: Mapping[str, Any]) -> None:
     """Checks the values of a config, each of the right type.
 
@@ -157,6 +174,7 @@ def _check_values(v: Mapping[str, Any]) -> None:
     for key in BELOW_ONE:
         if not 0 <= v[key] < 1:
             raise ConfigError(f"config.{key} = {v[key]}: must be 0 or more, below 1")
+    parse_span(v["train.profile"])
     for key in (k for k in v if k.endswith("_seed")):
         if not 0 <= v[key] < 2**31:
             raise ConfigError(f"config.{key} = {v[key]}: must be in [0, 2^31)")

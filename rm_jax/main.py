@@ -116,6 +116,11 @@ def _train(arguments: list[str]) -> int:
         action="store_true",
         help="find the others: TPU pod, SLURM",
     )
+    parser.add_argument(
+        "--overfit-one-batch",
+        action="store_true",
+        help="the same examples in every step: the loss must go to 0",
+    )
     parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
     args = parser.parse_args(arguments)
     from rm_jax import config as config_module
@@ -123,6 +128,8 @@ def _train(arguments: list[str]) -> int:
     config = config_module.load(args.config)
     for key, value in knobs:
         config_module.override(config, key, value)
+    if args.overfit_one_batch:
+        config.train.overfit_one_batch = True
     from rm_jax import cluster
     from rm_jax.train import train
 

@@ -1,7 +1,8 @@
 """The run directory: claimed once, described by data, refused when the config changed.
 
 config.json, contract.json, arch.json, run.json, tokenizer/, metrics.jsonl,
-timing.jsonl, events.jsonl, checkpoints/, predictions/, evals.json, report.html.
+timing.jsonl, events.jsonl, sinks.json, checkpoints/, predictions/, example_losses/,
+profile/, evals.json, report.html.
 Evaluation, serving, export and reports read only these, never a Python config.
 """
 
@@ -29,7 +30,11 @@ MAY_CHANGE = (
     "mesh.fsdp",
     "mesh.tensor",
     "train.tensorboard",
+    "train.wandb",
+    "train.trackio",
     "train.report",
+    "train.profile",
+    "train.compile_cache",
 )
 GROWS = "train.duration"
 PACKAGES = (

@@ -122,7 +122,7 @@ def gradient(run, batch):
         slope, _ = run.step.weigh(run.state, sums)
     for i, chunk in enumerate(chunks):
         weight = jnp.float32(batch.weight)
-        total = run.step.gradient(run.state, total, *chunk, i, weight, slope)
+        total, _ = run.step.gradient(run.state, total, *chunk, i, weight, slope)
     return total
 
 
@@ -517,7 +517,7 @@ def test_keys_differ_by_step_chunk_and_reader(data):
     sums = [
         run.step.gradient(
             run.state, jax.tree.map(jnp.copy, total), *chunk, i, jnp.float32(1), None
-        ).sums["score_mean"]
+        )[0].sums["score_mean"]
         for i in (0, 1)
     ]
     assert sums[0][0] != sums[1][0]

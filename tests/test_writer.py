@@ -13,7 +13,7 @@ from rm_jax.writer import RunWriter
 
 
 def open_writer(folder, step=-1, **kwargs) -> RunWriter:
-    return RunWriter(folder, step=step, tensorboard=False, **kwargs)
+    return RunWriter(folder, step=step, **kwargs)
 
 
 def train(folder, start: int, stop: int, restored: int | None = None) -> None:
@@ -163,7 +163,7 @@ def test_to_json_of_what_is_no_json_names_it():
 
 def test_an_inactive_writer_writes_nothing(tmp_path):
     folder = tmp_path / "other"
-    with RunWriter(folder, step=-1, tensorboard=True, active=False) as w:
+    with RunWriter(folder, step=-1, sinks={"tensorboard": True}, active=False) as w:
         w.write_metrics(1, {"x": 1})
         w.write_timing(1, {"x": 1})
         w.write_event(1, "x")
@@ -173,7 +173,7 @@ def test_an_inactive_writer_writes_nothing(tmp_path):
 
 
 def test_tensorboard_has_scalars_and_histograms(tmp_path):
-    with RunWriter(tmp_path, step=-1, tensorboard=True) as w:
+    with RunWriter(tmp_path, step=-1, sinks={"tensorboard": True}) as w:
         (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
         empty = file.stat().st_size
         w.write_metrics(1, {"train/loss": 0.5})
@@ -195,14 +195,14 @@ def test_tensorboard_hides_what_came_after_the_restart(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tensorboardX, "SummaryWriter", lambda **kwargs: asked.append(kwargs)
     )
-    RunWriter(tmp_path, step=4, tensorboard=True)
+    RunWriter(tmp_path, step=4, sinks={"tensorboard": True})
     assert asked[0]["purge_step"] == 5  # TensorBoard drops steps >= purge_step
 
 
 def test_tensorboard_missing_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"rm_jax\[report\]"):
-        RunWriter(tmp_path, step=-1, tensorboard=True)
+        RunWriter(tmp_path, step=-1, sinks={"tensorboard": True})
 
 
 # Progress

@@ -114,6 +114,16 @@ class TokenSet:
             text = f.read(int(starts[-1]))
         return [text[a:b].decode() for a, b in zip(starts, starts[1:], strict=False)]
 
+    def ids_at(self, index: Int[np.ndarray, "n"]) -> list[str]:
+        """Identifiers of these examples."""
+        starts = self.arrays["id_start"]
+        with open(self.directory / "ids.txt", "rb") as f:
+            out = []
+            for start, stop in zip(starts[index], starts[index + 1], strict=True):
+                f.seek(start)
+                out.append(f.read(stop - start).decode())
+        return out
+
     def id_bytes(self, first: int, stop: int) -> Int[np.ndarray, "bytes"]:
         """Identifiers of examples first ... stop - 1, one after the other, as bytes."""
         begin, end = self.arrays["id_start"][[first, stop]]

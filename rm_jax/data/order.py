@@ -64,6 +64,10 @@ class Order:
             out[here] = self._of_source(int(s), rounds[here], slots[here] - begin)
         return out
 
+    def only_first(self, n: int) -> "Order":
+        """The first n items of this order, in another order each time, for ever."""
+        return Order([Share(self.items(0, n), n)], self.epoch, self.seed)
+
     def _of_source(self, s: int, rounds: np.ndarray, slots: np.ndarray) -> np.ndarray:
         _, examples, take = self.shares[s]
         if take == len(examples):  # the round's own permutation has mixed them

@@ -248,7 +248,11 @@ def _time(run: runs.Run) -> list[Tile]:
         return []
     took = str(datetime.timedelta(seconds=round(seconds)))
     speed = f"h:min:s; {np.median(rates):,.0f} pairs/s" if rates else "h:min:s"
-    return [Tile("Training time", Cell(took), speed)]
+    tiles = [Tile("Training time", Cell(took), speed)]
+    shares = [line["run/goodput"] for line in run.timing if "run/goodput" in line]
+    if shares:
+        tiles.append(Tile("Goodput", Cell(f"{shares[-1]:.1%}"), "of the time in steps"))
+    return tiles
 
 
 def _number(value: Any, count: bool = False) -> str:

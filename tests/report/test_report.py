@@ -90,7 +90,7 @@ def write_predictions(run, name: str, table: evals.ScoreTable, evil: bool = Fals
 
 
 def write_training(run, steps: int = 300):
-    with writer.RunWriter(run, step=-1, tensorboard=False) as w:
+    with writer.RunWriter(run, step=-1) as w:
         for step in range(0, steps + 1, 10):
             nll = 0.45 + 0.3 * np.exp(-step / 60)
             wave = 0.02 * np.sin(step)
@@ -243,7 +243,7 @@ def test_texts_are_escaped(tmp_path):
     found = json.loads(store.read_text(run / "evals.json"))
     found["sets"]["<script>set"] = writer.to_json(figures(evil_set))
     store.write_json(run / "evals.json", found)
-    with writer.RunWriter(run, step=300, tensorboard=False) as w:
+    with writer.RunWriter(run, step=300) as w:
         w.alarm(300, "<script>n", EVIL)
         w.write_event(300, "<script>e", why=EVIL)
         w.write_metrics(300, {"eval/<script>set/nll": 1.0})
@@ -312,7 +312,7 @@ def test_unknown_predictions_list_the_known_ones(run):
 
 
 def test_numbers_that_are_none_come_back_and_are_warned_of(tmp_path):
-    with writer.RunWriter(tmp_path, step=-1, tensorboard=False) as w:
+    with writer.RunWriter(tmp_path, step=-1) as w:
         w.write_metrics(1, {"train/loss": 0.5})
         w.write_metrics(2, {"train/loss": float("nan")})
         w.write_metrics(3, {"train/loss": float("inf")})
