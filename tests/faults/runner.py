@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-LIMIT = 120  # seconds; a run takes about 3
+LIMIT = 60  # seconds; a run takes about 3
 
 
 def serve() -> dict:
@@ -80,4 +80,4 @@ if __name__ == "__main__":
 
     gc.freeze()  # a fork then leaves these pages as they are
     become(serve(), library)
-    rm_jax.main.entry()
+    rm_jax.main.console()
