@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rm_jax import store
+from rm_jax.eventfile import EventFile
 
 METRICS, TIMING, EVENTS = "metrics.jsonl", "timing.jsonl", "events.jsonl"
 
@@ -195,7 +196,7 @@ class _TensorBoard(_Sink):
 
     def __init__(self, workdir: str, step: int):
         try:
-            import tensorboardX
+            import tensorboardX  # noqa: F401  EventFile wants it
         except ImportError as error:
             raise ImportError(
                 "config.train.tensorboard needs tensorboardX: pip install "
@@ -206,9 +207,7 @@ class _TensorBoard(_Sink):
         if store.is_url(workdir):  # event files only grow: they are copied when flushed
             self._local = tempfile.mkdtemp(prefix="rm_jax.tensorboard.")
         store.makedirs(self._local)
-        self._writer = tensorboardX.SummaryWriter(
-            logdir=self._local, purge_step=step + 1, flush_secs=10
-        )
+        self._writer = EventFile(self._local, step + 1)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
