@@ -67,6 +67,20 @@ def entry() -> None:
     sys.exit(code)
 
 
+def console() -> None:
+    """`entry` as a process, which an error ends at once.
+
+    A save that failed leaves threads of Orbax that would wait for many minutes.
+    """
+    try:
+        entry()
+    except SystemExit as done:
+        if done.code != 1:
+            raise
+        sys.stderr.flush()
+        os._exit(1)
+
+
 def _quiet() -> None:
     """Leaves a file that cannot be read to our line: Orbax's event loop says 50 more.
 

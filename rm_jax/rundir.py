@@ -59,7 +59,9 @@ def claim(workdir: str, config: Any) -> bool:
     """
     path = store.join(workdir, "config.json")
     if not store.exists(path):
-        if store.exists(workdir) and store.listdir(workdir):
+        found = store.listdir(workdir) if store.exists(workdir) else []
+        # A run killed at its first file leaves that file under the name of a scratch.
+        if [name for name in found if not name.startswith(".config.json.")]:
             raise ConfigError(
                 f"{workdir} is not empty and holds no run: choose another --workdir"
             )

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rm_jax import store
+from rm_jax.eventfile import EventFile
 
 IDS = "sinks.json"  # in the run directory: the run's id in each service
 
@@ -69,15 +70,13 @@ class _TensorBoard(Sink):
 
     def __init__(self, opening: Opening):
         with _extra("tensorboardX", "train.tensorboard=False", "report"):
-            import tensorboardX
+            import tensorboardX  # noqa: F401  EventFile wants it
         self._folder = store.join(opening.workdir, "tensorboard")
         self._local = self._folder
         if store.is_url(self._folder):  # event files only grow: copied when flushed
             self._local = tempfile.mkdtemp(prefix="rm_jax.tensorboard.")
         store.makedirs(self._local)
-        self._writer = tensorboardX.SummaryWriter(
-            logdir=self._local, purge_step=opening.step + 1, flush_secs=10
-        )
+        self._writer = EventFile(self._local, opening.step + 1)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -153,10 +153,7 @@ class RunWriter:
         self._each(lambda sink: sink.histogram(step, name, values))
 
     def flush(self) -> None:
-        """Returns when every line can be read by another process.
-
-        TensorBoard's files are written by a thread and complete after `close`.
-        """
+        """Returns when every line can be read by another process."""
         self._each(lambda sink: sink.flush())
 
     def close(self, failed: bool = False) -> None:

@@ -11,7 +11,7 @@ import pytest
 # neighbour in its layer: so any of them can be read, tested and replaced alone.
 LAYERS = (
     ("types", "objects"),
-    ("store", "limits", "digest", "backend", "sharding", "progress"),
+    ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
     ("cluster", "compiles", "sinks"),
     ("config", "manifest", "writer", "goodput"),
     ("data", "models", "losses", "optim", "profiler"),

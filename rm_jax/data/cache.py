@@ -30,7 +30,8 @@ META = {
     "max_responses", "source", "sources", "token_dtype", "tokens", "truncation",
     "version",
 }  # fmt: skip
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What only a write can meet.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Responses(NamedTuple):
@@ -191,6 +192,11 @@ def create(
         return _create(final, write)
     except OSError as error:
         first = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        if first.filename is None and first.errno == errno.EIO:
+            raise CacheError(
+                f"token cache {final}: cannot be built: {first.strerror}: its disk "
+                "fails, or that of the source"
+            ) from error
         if not _is_writing(first, final):
             raise
         raise CacheError(
@@ -202,7 +208,7 @@ def create(
 def _is_writing(error: OSError, folder: pathlib.Path) -> bool:
     """Whether it came from writing the cache, not from reading the source."""
     if error.filename is None:
-        return error.errno in _FULL
+        return error.errno in _UNWRITABLE
     path = pathlib.Path(error.filename)
     inside = f"{path}/".startswith((f"{folder}/", f"{folder}."))  # or in its scratch
     return inside or path in folder.parents

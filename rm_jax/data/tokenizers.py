@@ -244,11 +244,14 @@ def save_tokenizer(
     """Writes the tokenizer and its template to a local folder, made when missing.
 
     Raises:
-      OSError: it cannot be made; the message says why.
+      OSError: it cannot be written; the message names the folder and says why.
     """
     # transformers logs that the path is a file, and returns.
     store.makedirs(os.fspath(folder))
-    tokenizer.save_pretrained(os.fspath(folder))
+    try:
+        tokenizer.save_pretrained(os.fspath(folder))
+    except Exception as error:  # the Rust library raises nothing more precise
+        raise OSError(f"{folder}: cannot write the tokenizer: {error}") from error
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerFast":
