@@ -136,6 +136,14 @@ def get_config(arg: str = "") -> ConfigDict:
     c.train.spike_window = 64  # steps the mean and std are taken over
     c.train.resume = ""  # a run directory to continue from, in a new workdir
     c.train.tensorboard = True
+    c.train.wandb = ""  # project to log to; "" is off (extra wandb)
+    c.train.trackio = ""  # the same for trackio (extra trackio)
     c.train.report = True  # write report.html at the end
+    c.train.profile = ""  # "START:STOP": trace these steps, from 0, into profile/
+    c.train.example_losses = False  # each step's losses by example, into parquet
+    c.train.overfit_one_batch = False  # every step has the first one's examples
+    # Compiled programs, for the next start; a folder, URL, or "" for none. One that jax
+    # was given (JAX_COMPILATION_CACHE_DIR) is used instead.
+    c.train.compile_cache = "~/.cache/rm_jax/xla"
     c.train.too_good = 0.97  # accuracy that is suspicious in the first tenth
     return c

@@ -1,5 +1,5 @@
 """`python -m rm_jax` is `rm-jax`."""
 
-from rm_jax.main import entry
+from rm_jax.main import console
 
-entry()
+console()

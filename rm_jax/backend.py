@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint import v1 as ocp
 
 MANIFEST_FILE = "manifest/data.json"
@@ -25,6 +27,11 @@ def initialize(dead_after: int, *address: Any) -> None:
 def barrier(name: str) -> None:
     """Returns when every process has called it with this name."""
     multihost_utils.sync_global_devices(name)
+
+
+def gather(value: Any) -> np.ndarray:
+    """The value of every process, on every process: [processes, ...]."""
+    return multihost_utils.process_allgather(np.asarray(value))
 
 
 def preempted(poll: int) -> bool:
@@ -76,3 +83,16 @@ def _context() -> ocp.Context:
     context.checkpointables.registry = registry
     context.pytree.loading.partial_load = True
     return context
+
+
+def set_compile_cache(folder: str) -> None:
+    """Where jax keeps compiled programs from now on; "" is nowhere.
+
+    jax looks once, at the first compilation, whether there is a folder: it is told to
+    look again. Every program is kept, however quickly it was compiled.
+    """
+    jax.config.update("jax_compilation_cache_dir", folder or None)
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs", 0.0 if folder else 1.0
+    )
+    compilation_cache.reset_cache()

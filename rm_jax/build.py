@@ -11,9 +11,10 @@ from rm_jax import losses as losses_module
 from rm_jax.config import ConfigError, parse_duration
 from rm_jax.data import datasets, pack
 from rm_jax.data.contract import Contract, Encoder
-from rm_jax.data.loader import Loader
-from rm_jax.data.tokenizers import save_tokenizer
+from rm_jax.data.loader import Loader, StepBatch
+from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
 from rm_jax.evals.score import ScoreFn
+from rm_jax.flops import step_flops
 from rm_jax.models import ArchConfig
 from rm_jax.optim import make_optimizer
 from rm_jax.state import TrainState, new_state, plan
@@ -34,6 +35,7 @@ class Built(NamedTuple):
       shardings: where each array lives.
       step: the programs of a training step.
       score: (params, batch, labels) -> scores, a program.
+      flops: model FLOPs of a training step.
       total: steps of the whole run.
     """
 
@@ -46,6 +48,7 @@ class Built(NamedTuple):
     shardings: TrainState
     step: Step
     score: Callable[..., Any]
+    flops: Callable[[StepBatch], float]
     total: int
 
 
@@ -73,6 +76,10 @@ def build(
         data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
     order = datasets.train_order(config.data, data.train, config.data_seed)
+    if data.train.sources:
+        say(datasets.epoch_line(config.data, order))
+    if config.train.overfit_one_batch:
+        order = order.only_first(config.batch.examples)
     loaders = {
         name: Loader(
             tokens,
@@ -125,10 +132,12 @@ def build(
         ema_decay=config.train.ema,
         spike_sigma=config.train.spike_sigma,
         sources=data.train.sources,
+        example_losses=config.train.example_losses,
     )
     score = make_score(apply, mesh, shardings.params)
+    work = lambda batch: step_flops(arch, batch, objective.needs_token_logp)
     return Built(
-        data, arch, mesh, loaders, new, abstract, shardings, step, score, total
+        data, arch, mesh, loaders, new, abstract, shardings, step, score, work, total
     )
 
 
@@ -169,7 +178,9 @@ def describe(config: Any, workdir: str, built: Built) -> None:
     more = {
         "mesh": dict(built.mesh.shape),
         "specs": built.data.specs,
+        "contamination": built.data.contamination,
         "tokenizer_sha": built.data.contract.tokenizer_sha,
+        "tokenizer_commit": tokenizer_commit(built.data.tokenizer),
         "parameters": sum(x.size for x in jax.tree.leaves(built.shapes.params)),
         "steps": built.total,
     }

@@ -64,6 +64,7 @@ class Checkpoints:
     def __init__(self, directory: str):
         self.directory = store.absolute(directory)
         self._damaged: set[int] = set()
+        self._sound = False  # whether a step was read
 
     def steps(self) -> list[int]:
         """Steps whose save was finished, ascending."""
@@ -167,7 +168,8 @@ class Checkpoints:
         for s in reversed(self.steps()):
             try:
                 manifest = self.manifest(s)
-                return read(manifest), manifest.meta, s
+                state, self._sound = read(manifest), True
+                return state, manifest.meta, s
             except DamagedCheckpoint as error:
                 self._damaged.add(s)
                 tried.append(f"step {s}: {error}")
@@ -182,7 +184,16 @@ class Checkpoints:
         path = self._path(step)
         wanted, treedef = named(abstract)
         check_match(path, saved, wanted)
-        arrays = _read_arrays(path, wanted)
+        damage = None
+        try:
+            arrays = _read_arrays(path, wanted)
+        except DamagedCheckpoint as error:
+            damage = error
+        # A process reads its own shards: all must know before the digests, which are
+        # computed together.
+        if not cluster.everywhere(damage is None):
+            other = f"{path} cannot be read by another process of this run"
+            raise damage or DamagedCheckpoint(other)
         check_digests(path, saved, arrays)
         return jax.tree.unflatten(treedef, list(arrays.values()))
 
@@ -315,16 +326,24 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
             raise OSError(f"{self._path(step)}: cannot save: {error}") from error
         # Only now, with the new step on disk, may an older one go.
         cluster.wait(f"saved {step}")
-        for old in set(self.steps()) - self._kept() if cluster.first() else ():
-            self._delete(old)
+        self._delete_old()
         cluster.wait(f"deleted {step}")  # whoever lists the steps now lists the same
 
     def close(self) -> None:
-        """The same as `wait`."""
+        """The same as `wait`; where a step was read, what a kill left is deleted too.
+
+        A run killed between its last save and the deletion after it saves no more.
+        """
         self.wait()
+        if self._sound and not self._damaged:
+            self._delete_old()
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    def _delete_old(self) -> None:
+        for old in set(self.steps()) - self._kept() if cluster.first() else ():
+            self._delete(old)
 
     def _kept(self) -> set[int]:
         manifests = self._manifests()

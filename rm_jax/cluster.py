@@ -7,7 +7,10 @@ first one writes what is not sharded: logs, predictions, reports, manifests.
 import contextlib
 import itertools
 import os
+import signal
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -74,6 +77,11 @@ def wait(name: str) -> None:
         backend.barrier(f"rm_jax {name}")
 
 
+def everywhere(ok: bool) -> bool:
+    """Whether it is so in every process; all of them ask."""
+    return ok if jax.process_count() == 1 else bool(backend.gather(ok).all())
+
+
 @contextlib.contextmanager
 def in_turn(name: str) -> Iterator[None]:
     """The block runs in the first process, then in all others at once."""
@@ -104,3 +112,30 @@ class Stop:
         if jax.process_count() > 1 and backend.preempted(next(self._polls)):
             self.reason = "SIGTERM"
         return bool(self.reason)
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Stop]:
+    """A Stop that SIGTERM and Ctrl-C set; the handlers of before come back at the end.
+
+    A second Ctrl-C raises KeyboardInterrupt as usual.
+    """
+    stop = Stop()
+    alone = jax.process_count() == 1  # else jax catches SIGTERM for all of them
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.reason and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.reason = signal.Signals(number).name
+
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

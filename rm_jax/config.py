@@ -12,6 +12,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -34,6 +35,7 @@ __all__ = [
 
 # Sections whose keys depend on a choice made in them; checked where they are read.
 MIXTURE = "data.train"  # text, or such a section
+_COLUMN = re.compile(r"data\.(?:train\.[^.]*\.)?columns\.(.*)")
 OPEN = ("data.eval", "data.columns", "data.world", "loss", "data.audit", MIXTURE)
 
 
@@ -280,11 +282,12 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
             raise ConfigError(f"config.{key} is missing; its default is {want!r}")
         if not isinstance(want, dict) and key not in OPEN:
             _as_type(key, values[key], want)
-    for field, column in config.data.get("columns", {}).items():
-        if not isinstance(column, str):
+    for key, column in values.items():
+        field = _COLUMN.fullmatch(key)
+        if field and ("." in field[1] or not isinstance(column, str)):
             raise ConfigError(
-                f"config.data.columns.{field} = {column!r:.80}: want text in quotes, "
-                "the name of a column"
+                f"config.{key} = {column!r:.80}: want text in quotes, the name of a "
+                "column"
             )
     check(values)
     if isinstance(config.data.train, dict):  # as a .py config may well write it

@@ -120,6 +120,23 @@ def parse_duration(text: str, key: str = "duration") -> Duration:
     return Duration(amount, unit)
 
 
+def parse_span(text: str, key: str = "train.profile") -> range:
+    """Steps of "START:STOP", counted from 0, STOP not among them; none of "".
+
+    Raises:
+      ConfigError: naming `key`, when it is anything else.
+    """
+    if not text:
+        return range(0)
+    parts = re.fullmatch(r"(\d{1,12}):(\d{1,12})", text)
+    if not parts or int(parts[1]) >= int(parts[2]):
+        raise ConfigError(
+            f"config.{key} = {text!r}: want START:STOP, two steps counted from 0, the "
+            'second above the first, e.g. "20:25"'
+        )
+    return range(int(parts[1]), int(parts[2]))
+
+
 def check(v: Mapping[str, Any]) -> None:
     """Checks the values of a config, each of the right type.
 
@@ -157,6 +174,7 @@ def _check_values(v: Mapping[str, Any]) -> None:
     for key in BELOW_ONE:
         if not 0 <= v[key] < 1:
             raise ConfigError(f"config.{key} = {v[key]}: must be 0 or more, below 1")
+    parse_span(v["train.profile"])
     for key in (k for k in v if k.endswith("_seed")):
         if not 0 <= v[key] < 2**31:
             raise ConfigError(f"config.{key} = {v[key]}: must be in [0, 2^31)")
@@ -243,6 +261,10 @@ AMOUNTS = ("weight", "count")
 
 
 def _check_source(where: str, name: str, fields: Mapping[str, Any]) -> None:
+    if "" in fields:
+        raise ConfigError(
+            f"{where} = {fields['']!r:.80}: want {{spec, weight}} or {{spec, count}}"
+        )
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ConfigError(f"{where}: call it by letters, digits, _ and - only")
     known = ("spec", *AMOUNTS, "columns")
@@ -252,7 +274,8 @@ def _check_source(where: str, name: str, fields: Mapping[str, Any]) -> None:
         raise ConfigError(f"{where}.spec = {fields.get('spec')!r}: want a SPEC")
     given = [a for a in AMOUNTS if a in fields]
     if len(given) != 1:
-        raise ConfigError(f"{where} has {given or 'no amount'}: want weight or count")
+        found = " and ".join(given) or "no amount"
+        raise ConfigError(f"{where} has {found}: want weight or count")
     amount = fields[given[0]]
     kind = int if given[0] == "count" else int | float
     ok = isinstance(amount, kind) and not isinstance(amount, bool)

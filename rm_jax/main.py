@@ -22,6 +22,7 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax data prepare   --data SPEC --out DIR
   rm-jax data tokenizer --data SPEC --vocab N --out DIR
   rm-jax data audit     --data SPEC
+  rm-jax data presets
 
 SPEC is format:path-or-hub-id[@revision][#split]; `rm-jax VERB --help` says more.
 RM_JAX_TRACEBACK=1 in the environment shows where an error came from."""
@@ -64,6 +65,20 @@ def entry() -> None:
         code = 1
     sys.stdout.flush()
     sys.exit(code)
+
+
+def console() -> None:
+    """`entry` as a process, which an error ends at once.
+
+    A save that failed leaves threads of Orbax that would wait for many minutes.
+    """
+    try:
+        entry()
+    except SystemExit as done:
+        if done.code != 1:
+            raise
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _quiet() -> None:
@@ -115,6 +130,11 @@ def _train(arguments: list[str]) -> int:
         action="store_true",
         help="find the others: TPU pod, SLURM",
     )
+    parser.add_argument(
+        "--overfit-one-batch",
+        action="store_true",
+        help="the same examples in every step: the loss must go to 0",
+    )
     parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
     args = parser.parse_args(arguments)
     from rm_jax import config as config_module
@@ -122,6 +142,8 @@ def _train(arguments: list[str]) -> int:
     config = config_module.load(args.config)
     for key, value in knobs:
         config_module.override(config, key, value)
+    if args.overfit_one_batch:
+        config.train.overfit_one_batch = True
     from rm_jax import cluster
     from rm_jax.train import train
 
@@ -235,6 +257,16 @@ def _audit(arguments: list[str]) -> None:
         print(line)
 
 
+def _presets(arguments: list[str]) -> None:
+    _parser("data presets", "List the data sets that preset:NAME opens.").parse_args(
+        arguments
+    )
+    from rm_jax.data.presets import preset_lines
+
+    for line in preset_lines():
+        print(line)
+
+
 VERBS: dict[str, Callable[[list[str]], Any]] = {
     "train": _train,
     "eval": _eval,
@@ -243,6 +275,7 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
     "data prepare": _prepare,
     "data tokenizer": _tokenizer,
     "data audit": _audit,
+    "data presets": _presets,
 }
 
 

@@ -79,7 +79,7 @@ def read_manifest(path: str, step: int) -> Manifest:
     """
     try:
         value = store.read_json(path)
-    except (FileNotFoundError, ValueError, RecursionError) as error:
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError) as error:
         raise DamagedCheckpoint(str(error)) from error
     if not isinstance(value, dict) or value.pop("sha256", None) != _sha256(value):
         raise DamagedCheckpoint(f"{path}: its content does not match its sha256")

@@ -1,7 +1,8 @@
 """The run directory: claimed once, described by data, refused when the config changed.
 
 config.json, contract.json, arch.json, run.json, tokenizer/, metrics.jsonl,
-timing.jsonl, events.jsonl, checkpoints/, predictions/, evals.json, report.html.
+timing.jsonl, events.jsonl, sinks.json, checkpoints/, predictions/, example_losses/,
+profile/, evals.json, report.html.
 Evaluation, serving, export and reports read only these, never a Python config.
 """
 
@@ -29,7 +30,11 @@ MAY_CHANGE = (
     "mesh.fsdp",
     "mesh.tensor",
     "train.tensorboard",
+    "train.wandb",
+    "train.trackio",
     "train.report",
+    "train.profile",
+    "train.compile_cache",
 )
 GROWS = "train.duration"
 PACKAGES = (
@@ -54,7 +59,9 @@ def claim(workdir: str, config: Any) -> bool:
     """
     path = store.join(workdir, "config.json")
     if not store.exists(path):
-        if store.exists(workdir) and store.listdir(workdir):
+        found = store.listdir(workdir) if store.exists(workdir) else []
+        # A run killed at its first file leaves that file under the name of a scratch.
+        if [name for name in found if not name.startswith(".config.json.")]:
             raise ConfigError(
                 f"{workdir} is not empty and holds no run: choose another --workdir"
             )

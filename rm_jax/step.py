@@ -45,7 +45,7 @@ class Step(NamedTuple):
     """The compiled programs of a step; `sums` and `weigh` are None when not needed."""
 
     zeros: Callable[[TrainState], Total]
-    gradient: Callable[..., Total]
+    gradient: Callable[..., tuple[Total, Float[Array, "e"] | None]]
     update: Callable[[TrainState, Total], tuple[TrainState, dict[str, Array]]]
     sums: Callable[..., Any] | None
     weigh: Callable[..., Any] | None
@@ -111,6 +111,7 @@ def make_step(
     ema_decay: float,
     spike_sigma: float,
     sources: Sequence[str] = (),
+    example_losses: bool = False,
 ) -> Step:
     """Compiles nothing yet: jitted programs with their in and out shardings.
 
@@ -126,6 +127,7 @@ def make_step(
       spike_sigma: gradient norms over mean + sigma std of the window are skipped; 0 is
         off.
       sources: names of a mixture's sources, for "SOURCE/METRIC", each as (sum, count).
+      example_losses: `gradient` also returns the loss of each example of the chunk.
     """
     whole = replicated(mesh)
     rows = NamedSharding(mesh, BATCH)
@@ -153,7 +155,7 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
         return jax.random.fold_in(key, chunk)
 
-    def gradient(state, total, batch, labels, chunk, weight, slope) -> Total:
+    def gradient(state, total, batch, labels, chunk, weight, slope):
         trainable, frozen = optimizer.split(state.params)
 
         def loss_fn(trainable):
@@ -176,11 +178,13 @@ def make_step(
                 )
             each = sum(terms.values())
             of_sources = source_sums(out, labels, each, sources)
-            return loss, sums | preference_sums(out, labels) | of_sources
+            sums |= preference_sums(out, labels) | of_sources
+            return loss, (sums, each if example_losses else None)
 
-        grads, sums = jax.grad(loss_fn, has_aux=True)(trainable)
+        grads, (sums, each) = jax.grad(loss_fn, has_aux=True)(trainable)
         added = {name: total.sums[name] + value for name, value in sums.items()}
-        return Total(jax.tree.map(jnp.add, total.grads, grads), total.sums | added)
+        grads = jax.tree.map(jnp.add, total.grads, grads)
+        return Total(grads, total.sums | added), each
 
     def chunk_sums(state, batch, labels, chunk, before):
         out, _ = forward(
@@ -249,7 +253,7 @@ def make_step(
         gradient=jit(
             gradient,
             in_shardings=(shardings, total, *chunk, whole, whole),
-            out_shardings=total,
+            out_shardings=(total, whole),
             donate_argnums=1,
         ),
         update=jit(
@@ -303,8 +307,11 @@ def run_step(
     state: TrainState,
     chunks: list[tuple[PackedBatch, Labels]],
     weight: float,
-) -> tuple[TrainState, dict[str, Array]]:
+) -> tuple[TrainState, dict[str, Any]]:
     """Dispatches one step; returns before the devices have finished it.
+
+    The metrics of a step that was made with `example_losses` hold them, too: a list,
+    [e] of each chunk.
 
     Args:
       step: of `make_step`.
@@ -320,9 +327,14 @@ def run_step(
         for i, (batch, labels) in enumerate(chunks):
             sums = step.sums(state, batch, labels, i, sums)
         slope, terms = step.weigh(state, sums)
+    each = []
     for i, (batch, labels) in enumerate(chunks):
-        total = step.gradient(state, total, batch, labels, i, weight, slope)
-    return step.update(state, total, terms)
+        total, own = step.gradient(state, total, batch, labels, i, weight, slope)
+        each.append(own)
+    state, metrics = step.update(state, total, terms)
+    if each[0] is not None:
+        metrics["example_losses"] = each
+    return state, metrics
 
 
 def make_score(apply_fn: ApplyFn, mesh: Mesh, params_shardings: Any) -> Callable:

@@ -2,13 +2,16 @@
 
 import collections
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from rm_jax.data.loader import StepBatch
+from rm_jax.data.pack import Shape
+from rm_jax.example_losses import ExampleLosses
+from rm_jax.flops import peak_flops
+from rm_jax.goodput import Ledger
 from rm_jax.progress import Progress
 from rm_jax.writer import RunWriter
 
@@ -20,29 +23,50 @@ class TrainingError(RuntimeError):
 class StepLog:
     """Means over the steps since the last line, written one step behind the devices.
 
-    `window` is what has not been written yet; it goes into the checkpoint, so that a
-    continued run writes the same line.
+    Args:
+      config: of the run.
+      writer: takes the lines.
+      progress: shows them.
+      ledger: of the time of this process.
+      losses: takes the losses of the examples.
+      flops: model FLOPs of a step.
+      every: steps between lines.
+      start: steps done before this process.
+      total: steps of the whole run.
+      window: what has not been written yet; it goes into the checkpoint, so that a
+        continued run writes the same line.
     """
 
     LATEST = ("learning_rate", "skips", "skips_in_row")  # not averaged
+    COUNTED = ("examples", "pairs", "tokens", "size")  # of a StepBatch
 
     def __init__(
         self,
         config: Any,
         writer: RunWriter,
         progress: Progress,
+        ledger: Ledger,
+        losses: ExampleLosses,
+        flops: Callable[[StepBatch], float],
+        *,
         every: int,
-        window: dict[str, list[float]],
+        start: int,
         total: int,
+        window: dict[str, list[float]],
     ):
         self.config, self.writer, self.progress = config, writer, progress
-        self.every, self.total = every, total
-        self.window, self.pending = window, None
-        self.clock = time.monotonic()
+        self.ledger, self.losses, self.flops = ledger, losses, flops
+        self.every, self.start, self.total, self.window = every, start, total, window
+        self.pending: tuple[int, Mapping[str, Any], StepBatch] | None = None
         self.done, self.whole = collections.Counter(), collections.Counter()
+        self.timed = start  # the step that timing.jsonl has reached
+        self.once: dict[str, float] = {}  # goes into the next line of it
+        self.peak = peak_flops([d.device_kind for d in jax.devices()])
+        self.programs, self.shapes = ledger.programs("steps"), set[Shape]()
 
     def add(self, step: int, values: Mapping[str, Any], batch: StepBatch) -> None:
         """Takes a step that is still being computed; writes the one before."""
+        self._watch_compiles(step, batch)
         self.flush()
         self.pending = (step, values, batch)
 
@@ -52,20 +76,46 @@ class StepLog:
             return
         (step, values, batch), self.pending = self.pending, None
         values = jax.device_get(values)
-        sums = {k: values.pop(k) for k in [k for k in values if "/" in k]}
-        values = {k: float(v) for k, v in values.items()}
-        for name in ("examples", "pairs", "tokens", "size"):
+        each = values.pop("example_losses", [])
+        self.losses.add(step, [labels.ids for _, labels in batch.chunks], each)
+        values = self._average(values)
+        for name in self.COUNTED:
             self.done[name] += getattr(batch, name)
             self.whole[name] += getattr(batch, name)
-        for name, value in values.items():
-            total, n = self.window.get(name, (0.0, 0))
-            self.window[name] = [total + value, n + 1]
-        for name, (value, count) in sums.items():  # of sources: a step may have none
-            total, n = self.window.get(name, (0.0, 0.0))
-            self.window[name] = [total + float(value), n + float(count)]
+        self.done["flops"] += self.flops(batch)
+        self.done["chunks"] += len(batch.chunks)
+        if step == self.start + 1:
+            seconds, compiling = self.ledger.since_start()
+            self.once = {"time_to_first_step": seconds, "compiling_before": compiling}
         if step % self.every == 0:
-            self._write(step, values, batch)
+            self._write(step, values)
         _refuse(self.config, step, values, self.total)
+
+    def write_timing(self, step: int) -> dict[str, float]:
+        """Writes the line of timing.jsonl for the steps since the last one."""
+        timing = {"from": self.timed, **self.once, **self.ledger.take()}
+        steps = step - self.timed
+        self.timed, self.once = step, {}
+        done, self.done = self.done, collections.Counter()
+        # Rates are those of steps: of the time that they took, or waited for a batch.
+        seconds = timing.get("time/steps", 0.0) + timing.get("time/waiting", 0.0)
+        flops = done["flops"] / seconds
+        timing |= {
+            "seconds": seconds,
+            **{f"{name}_per_s": done[name] / seconds for name in self.COUNTED},
+            "padding": 1 - done["tokens"] / done["size"],
+            "chunks": done["chunks"] / steps,
+            "model_flops_per_s": flops,
+        }
+        if self.peak is not None:
+            timing["mfu"] = flops / self.peak
+        self.writer.write_timing(step, timing)
+        return timing
+
+    def close(self, step: int) -> None:
+        """Times the steps that no line has yet; their means wait in the checkpoint."""
+        if step > self.timed:
+            self.write_timing(step)
 
     def layout(self, programs: int) -> str:
         """How the examples of this process's steps were laid out."""
@@ -75,23 +125,41 @@ class StepLog:
             f"{1 - n['tokens'] / n['size']:.1%} padding, {programs} programs"
         )
 
-    def _write(self, step: int, values: dict[str, float], batch: StepBatch) -> None:
+    def _average(self, values: dict[str, Any]) -> dict[str, float]:
+        """Adds a step to the window; returns its numbers but for those of sources."""
+        sums = {k: values.pop(k) for k in [k for k in values if "/" in k]}
+        values = {k: float(v) for k, v in values.items()}
+        for name, value in values.items():
+            total, n = self.window.get(name, (0.0, 0))
+            self.window[name] = [total + value, n + 1]
+        for name, (value, count) in sums.items():  # of sources: a step may have none
+            total, n = self.window.get(name, (0.0, 0.0))
+            self.window[name] = [total + float(value), n + float(count)]
+        return values
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
         means = {name: total / n for name, (total, n) in self.window.items() if n}
         means |= {name: values[name] for name in self.LATEST}
         self.window.clear()
         self.writer.write_metrics(step, {f"train/{k}": v for k, v in means.items()})
-        now = time.monotonic()
-        seconds, self.clock = now - self.clock, now
-        timing = {
-            "seconds": seconds,
-            **{f"{name}_per_s": n / seconds for name, n in self.done.items()},
-            "padding": 1 - self.done["tokens"] / self.done["size"],
-            "chunks": len(batch.chunks),
-        }
-        self.writer.write_timing(step, timing)
-        self.done.clear()
+        rate = self.write_timing(step)["pairs_per_s"]
         shown = {"loss": means["loss"], "accuracy": means["accuracy"]}
-        self.progress.update(step, shown | {"pairs/s": timing["pairs_per_s"]})
+        self.progress.update(step, shown | {"pairs/s": rate})
+
+    def _watch_compiles(self, step: int, batch: StepBatch) -> None:
+        """Says so when a step after the first one had to wait for a compilation."""
+        new = self.ledger.programs("steps") - self.programs
+        self.programs += new
+        shapes = sorted(set(batch.shapes) - self.shapes)
+        self.shapes.update(shapes)
+        if not new or step == self.start + 1:
+            return
+        names = [f"{shape.rows} x {shape.length}" for shape in shapes]
+        why = (
+            f"its first chunk of {', '.join(names)}" if names else "no new chunk shape"
+        )
+        self.progress.say(f"step {step}: {new} programs compiled late, for {why}")
+        self.writer.write_event(step, "compiled_late", programs=new, shapes=names)
 
 
 def _refuse(config: Any, step: int, values: Mapping[str, float], total: int) -> None:

@@ -5,61 +5,37 @@ metrics = rm_jax.train(rm_jax.config.load("rm_jax:quickstart"), "runs/quickstart
 
 import contextlib
 import importlib.util
-import signal
 import sys
-import threading
-import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TextIO
 
-import jax
 import numpy as np
 
-from rm_jax import cluster, rundir, store
+from rm_jax import cluster, compiles, rundir, store
 from rm_jax import losses as losses_module
-from rm_jax.build import (
-    Built,
-    build,
-    check_model,
-    check_same,
-    describe,
-    put_chunk,
-    score_fn,
-)
+from rm_jax.build import Built, build, check_same, describe, put_chunk, score_fn
 from rm_jax.checkpoint import Checkpoints, CheckpointWriter
-from rm_jax.cluster import Stop
 from rm_jax.config import ConfigError, parse_duration, validate
 from rm_jax.data.contract import Encoder
 from rm_jax.data.mixture import world_split
 from rm_jax.evals import alarms, by_source, evaluate, pairs
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
+from rm_jax.example_losses import ExampleLosses
+from rm_jax.goodput import Ledger, summary
+from rm_jax.profiler import Profiler
 from rm_jax.progress import Progress
-from rm_jax.state import TrainState, create
+from rm_jax.sinks import SINKS
+from rm_jax.start import Start, check_start, folder_of, where_to_start
+from rm_jax.state import TrainState
 from rm_jax.step import run_step
 from rm_jax.steplog import StepLog
-from rm_jax.writer import RunWriter, to_json
+from rm_jax.writer import TIMING, RunWriter, read_lines, to_json
 
 
 class Stopped(Exception):
     """An evaluation was broken off by a signal; nothing of it was written."""
-
-
-class Start(NamedTuple):
-    """Where a run starts.
-
-    Attributes:
-      state: after `step` steps.
-      step: steps done.
-      evaluated: whether this step's evaluation is in the log already.
-      window: numbers of steps that no line of the log has yet.
-    """
-
-    state: TrainState
-    step: int
-    evaluated: bool
-    window: dict[str, list[float]]
 
 
 class Outputs(NamedTuple):
@@ -68,7 +44,10 @@ class Outputs(NamedTuple):
     checkpoints: CheckpointWriter
     writer: RunWriter
     progress: Progress
-    stop: Stop
+    stop: cluster.Stop
+    ledger: Ledger
+    losses: ExampleLosses
+    profiler: Profiler
 
     def poll(self) -> None:
         """Raises Stopped when a signal came: long evaluations call it often."""
@@ -99,6 +78,7 @@ def train(
       ConfigError: a config that cannot run, or another run in workdir.
       TrainingError: losses that are not finite, by config.train.on_nonfinite.
     """
+    ledger = Ledger()
     config = validate(config)
     if config.train.report and not importlib.util.find_spec("matplotlib"):
         raise ImportError(
@@ -106,13 +86,15 @@ def train(
             "set config.train.report = False"
         )
     continued = rundir.claim(workdir, config)
-    if not Checkpoints(_checkpoint_dir(workdir)).steps():
-        _check_start(config)
+    if not Checkpoints(folder_of(workdir)).steps():
+        check_start(config)
+    compiles.use_cache(config.train.compile_cache)
     first = cluster.first()
     say = lambda line: print(line, file=stream, flush=True) if first else None
     with contextlib.ExitStack() as stack:
         built = build(config, workdir, losses, regularizers, say)
-        stop = stack.enter_context(_signals())  # until here Ctrl-C just ends it
+        profiler = Profiler(config.train.profile, workdir, built.total, first)
+        stop = stack.enter_context(cluster.signals())  # until here Ctrl-C just ends it
         if continued:
             check_same(workdir, built)
         cluster.wait("checked")  # nothing is written before all have looked
@@ -127,16 +109,24 @@ def train(
                 f"the run has {start.step} steps already, config.train.duration = "
                 f"{config.train.duration!r} is {built.total}: make it longer"
             )
+        progress = Progress(built.total, start.step, stream, active=first)
+        stack.enter_context(progress)
         writer = RunWriter(
             workdir,
             step=start.step if continued else -1,
             evaluated=start.evaluated,
-            tensorboard=config.train.tensorboard,
             active=first,
+            sinks={name: config.train[name] for name in SINKS},
+            config=config.to_dict(),
+            say=progress.say,
         )
         stack.enter_context(writer)
-        progress = Progress(built.total, start.step, stream, active=first)
-        out = Outputs(checkpoints, writer, stack.enter_context(progress), stop)
+        each = first and config.train.example_losses
+        example_losses = ExampleLosses(workdir, built.data.train, start.step, each)
+        stack.enter_context(profiler)
+        out = Outputs(
+            checkpoints, writer, progress, stop, ledger, example_losses, profiler
+        )
         if continued:
             progress.say(f"continuing {workdir} at step {start.step} of {built.total}")
             writer.write_event(start.step, "resumed")
@@ -148,6 +138,8 @@ def train(
             writer.write_event(start.step, event.pop("event"), **event)
         state, step = loop(config, built, start, out)
         if step < built.total or stop.reason:
+            if step > start.step:
+                _account(workdir, step, out)
             where = f"saved step {step}" if step else "nothing to save yet"
             progress.say(f"{stop.reason}: {where}; the same command continues")
             return None
@@ -156,51 +148,6 @@ def train(
         except Stopped:
             progress.say(f"{stop.reason}: trained; the same command evaluates")
             return None
-
-
-def where_to_start(
-    config: Any,
-    built: Built,
-    checkpoints: Checkpoints,
-    on_event: Callable[[dict[str, Any]], None],
-) -> Start:
-    """The first that there is of: its own directory, config.train.resume, model.init.
-
-    `resume` continues another run, optimiser and all; `model.init` takes another run's
-    parameters only; without any the parameters are fresh.
-    """
-    resume = config.train.resume and Checkpoints(_checkpoint_dir(config.train.resume))
-    for place in (checkpoints, resume):
-        if place and (place is resume or place.steps()):
-            state, meta, step = place.restore(built.shapes, on_event=on_event)
-            check_model(place.directory, meta, built)
-            window = {k: [float(total), n] for k, (total, n) in meta["log"].items()}
-            return Start(state, step, meta["evaluated"], window)
-    state = create(built.new, built.shardings)
-    if config.model.init != "scratch":
-        other = Checkpoints(_checkpoint_dir(config.model.init))
-        shapes = built.shapes.params
-        params, meta, _ = other.restore_part("params", shapes, on_event=on_event)
-        check_model(other.directory, meta, built)
-        ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
-        state = state.replace(params=params, ema=ema)
-    return Start(state, 0, True, {})
-
-
-def _check_start(config: Any) -> None:
-    """Refuses a start that is not there, before anything is tokenised.
-
-    Raises:
-      ConfigError: naming the knob.
-    """
-    key, run = "train.resume", config.train.resume
-    if not run:
-        key, run = "model.init", config.model.init
-    if run != "scratch" and not Checkpoints(_checkpoint_dir(run)).steps():
-        raise ConfigError(
-            f"config.{key} = {run!r}: {_checkpoint_dir(run)} has no checkpoint: "
-            "give the --workdir of a run that saved one"
-        )
 
 
 def loop(
@@ -213,54 +160,63 @@ def loop(
         for name, text in config.train.items()
         if name.endswith("_every")
     }
-    batches = built.loaders["train"].prefetch(
-        start.step, built.total, config.batch.prefetch
-    )
     log = StepLog(
         config,
         out.writer,
         out.progress,
-        every["log_every"],
-        start.window,
-        built.total,
+        out.ledger,
+        out.losses,
+        built.flops,
+        every=every["log_every"],
+        start=start.step,
+        total=built.total,
+        window=start.window,
     )
     state, step, evaluated, saved = start.state, start.step, start.evaluated, True
-    while True:
-        last, stopping = step == built.total, out.stop.asked()
-        due_eval = not evaluated and (last or step % every["eval_every"] == 0)
-        due_save = not saved and (last or stopping or step % every["save_every"] == 0)
-        # A save must find every line up to its step on disk, so that a restart, which
-        # cuts the log back to the checkpoint, leaves the same bytes.
-        if due_eval or due_save:
-            log.flush()
-        # 1. Evaluate, before anything moves on: it sees the state of exactly this step.
-        metrics: dict[str, float] = {}
-        paused = time.monotonic()
-        if due_eval and not stopping:
-            try:
-                metrics = _evaluate(config, built, state, step, out)
-                evaluated = True
-            except Stopped:
-                stopping = True
-        # 2. Save, after the evaluation whose figures decide which checkpoint is best.
-        due_save = due_save or (stopping and not saved)
-        if due_save or (not saved and metrics and out.checkpoints.improves(metrics)):
-            log.flush()  # again: Stopped may be what asks for it
-            out.writer.flush()
-            meta = _meta(built, evaluated or not due_eval, log.window)
-            out.checkpoints.save(step, state, meta, metrics)
-        if last or stopping:
-            break
-        log.clock += time.monotonic() - paused  # rates are those of steps
-        # 3. Batch, after the save: what was saved never depends on a batch not used.
-        batch = next(batches)
-        # 4. Dispatch; this returns while the devices still compute.
-        chunks = [put_chunk(built.mesh, *chunk) for chunk in batch.chunks]
-        state, values = run_step(built.step, state, chunks, batch.weight)
-        step, evaluated, saved = step + 1, False, False
-        # 5. Log the step before, so that the host never waits for this one.
-        log.add(step, values, batch)
-    batches.close()
+    batches = built.loaders["train"].prefetch(step, built.total, config.batch.prefetch)
+    with contextlib.closing(batches):  # ends its thread, whatever happens here
+        while True:
+            out.profiler.turn(step, state)
+            last, stopping = step == built.total, out.stop.asked()
+            due_eval = not evaluated and (last or step % every["eval_every"] == 0)
+            due_save = last or stopping or step % every["save_every"] == 0
+            due_save = due_save and not saved
+            # A save must find every line up to its step on disk, so that a restart,
+            # which cuts the log back to the checkpoint, leaves the same bytes.
+            if due_eval or due_save:
+                log.flush()
+            # 1. Evaluate, before anything moves on: it sees the state of this step.
+            metrics: dict[str, float] = {}
+            if due_eval and not stopping:
+                out.ledger.enter("evaluation")
+                try:
+                    metrics = _evaluate(config, built, state, step, out)
+                    evaluated = True
+                except Stopped:
+                    stopping = True
+            # 2. Save, after the evaluation whose figures decide which step is best.
+            due_save = due_save or (stopping and not saved)
+            better = metrics and not saved and out.checkpoints.improves(metrics)
+            if due_save or better:
+                out.ledger.enter("saving")
+                log.flush()  # again: Stopped may be what asks for it
+                out.losses.write(step)
+                out.writer.flush()
+                meta = _meta(built, evaluated or not due_eval, log.window)
+                out.checkpoints.save(step, state, meta, metrics)
+            if last or stopping:
+                break
+            # 3. Batch, after the save: what was saved depends on no batch not used.
+            out.ledger.enter("waiting")
+            batch = next(batches)
+            # 4. Dispatch; this returns while the devices still compute.
+            out.ledger.enter("steps")
+            chunks = [put_chunk(built.mesh, *chunk) for chunk in batch.chunks]
+            state, values = run_step(built.step, state, chunks, batch.weight)
+            step, evaluated, saved = step + 1, False, False
+            # 5. Log the step before, so that the host never waits for this one.
+            log.add(step, values, batch)
+    log.close(step)
     if step > start.step:
         out.progress.say(log.layout(built.step.compiled()))
     return state, step
@@ -329,6 +285,7 @@ def finish(
     path = store.join(workdir, "evals.json")
     done = store.read_json(path) if store.exists(path) else {}
     cluster.wait("finish")  # all have read it before it is written
+    out.ledger.enter("evaluation")
     if done.get("step") != built.total:
         score = score_fn(built, state)
         encoder = Encoder(built.data.contract, built.data.tokenizer)
@@ -350,6 +307,7 @@ def finish(
                 )
         if cluster.first():
             store.write_json(path, to_json(done))
+        _account(workdir, built.total, out)
     else:
         out.progress.say(
             f"{workdir} is complete: {built.total} steps; nothing to train"
@@ -364,45 +322,25 @@ def finish(
     return done["sets"]
 
 
-def _checkpoint_dir(run: str) -> str:
-    return store.join(run, "checkpoints")
+def _account(workdir: str, step: int, out: Outputs) -> None:
+    """Says what the time of the whole run went to, over all its starts."""
+    if not cluster.first():
+        return
+    last = {"from": step, **out.ledger.take()}
+    lines = read_lines(store.join(workdir, TIMING))
+    found = summary([*lines, {"step": step, **last}])
+    out.writer.write_timing(step, last | found.shares())
+    out.progress.say(found.line())
 
 
 def _checkpoints(config: Any, workdir: str) -> CheckpointWriter:
     return CheckpointWriter(
-        _checkpoint_dir(workdir),
+        folder_of(workdir),
         keep_last=config.train.keep_last,
         keep_best=config.train.keep_best,
         best_metric=config.train.best_metric,
         best_mode=config.train.best_mode,
     )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Stop]:
-    """What SIGTERM or Ctrl-C ask for; the loop looks at it every turn.
-
-    A second Ctrl-C raises KeyboardInterrupt as usual.
-    """
-    stop = Stop()
-    alone = jax.process_count() == 1  # else jax catches SIGTERM for all of them
-    if not alone or threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.reason and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.reason = signal.Signals(number).name
-
-    try:
-        for number in before:
-            signal.signal(number, handle)
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Module(types.ModuleType):

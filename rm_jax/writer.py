@@ -1,21 +1,21 @@
-"""What a run writes while it trains: metrics, timing, events, TensorBoard.
+"""What a run writes while it trains: metrics, timing, events, and copies elsewhere.
 
 >>> import tempfile
->>> with RunWriter(tempfile.mkdtemp(), step=-1, tensorboard=False) as writer:
+>>> with RunWriter(tempfile.mkdtemp(), step=-1) as writer:
 ...     writer.write_metrics(1, {"train/loss": 0.5})
 """
 
+import contextlib
 import json
 import math
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from rm_jax import store
+from rm_jax.sinks import SINKS, Opening, Sink
 
 METRICS, TIMING, EVENTS = "metrics.jsonl", "timing.jsonl", "events.jsonl"
 
@@ -51,24 +51,32 @@ def to_json(value: Any, name: str = "value") -> Any:
 
 
 class RunWriter:
-    """Writes metrics.jsonl, timing.jsonl, events.jsonl and TensorBoard files of a run.
+    """Writes metrics.jsonl, timing.jsonl and events.jsonl of a run, and to its sinks.
 
     Lines go to disk as they are written. metrics.jsonl holds deterministic values only,
     so that a run killed at any moment and continued leaves the same bytes as one that
     was not disturbed. For that the caller writes every line of step s, then calls
     `flush`, then saves the checkpoint of s; and writes no line of step s afterwards.
 
+    A sink that cannot be opened ends a new run, before its first step. One that fails
+    later, or when a run continues, is given up: the event "sink_failed", one line, and
+    the run goes on, because all that it was sent is in the files.
+
     Args:
       workdir: the run directory, made when missing.
       step: the restored step, -1 when nothing was restored. Lines of metrics.jsonl of
         later steps and a half-written last line are removed; the other files are kept.
-      tensorboard: also write workdir/tensorboard; needs the extra `report`.
       active: False on every process but the first: nothing is written.
       evaluated: False where the evaluation of `step` will be written again.
+      sinks: name in sinks.SINKS -> project (True of a sink without projects); what is
+        False or "" is off.
+      config: of the run, for sinks that show it.
+      say: prints a line.
 
     Raises:
       ValueError: metrics.jsonl holds a line that is not one of ours.
-      ImportError: `tensorboard` without tensorboardX.
+      ImportError: a sink without its package; names the extra.
+      RuntimeError: a sink that a new run cannot open.
     """
 
     def __init__(
@@ -76,15 +84,29 @@ class RunWriter:
         workdir: str,
         *,
         step: int,
-        tensorboard: bool,
         active: bool = True,
         evaluated: bool = True,
+        sinks: Mapping[str, str | bool] = {},
+        config: Mapping[str, Any] = {},
+        say: Callable[[str], None] = lambda line: None,
     ):
-        self._sinks: tuple[_Sink, ...] = ()
-        if active:
-            self._sinks += (_Files(workdir, step, evaluated),)
-        if active and tensorboard:
-            self._sinks += (_TensorBoard(workdir, step),)
+        self._active, self._say = active, say
+        self._sinks: dict[str, Sink] = {}
+        if not active:
+            return
+        store.makedirs(workdir)
+        self._path = {
+            name: store.join(workdir, name) for name in (METRICS, TIMING, EVENTS)
+        }
+        cut = _repair(self._path[METRICS], step, evaluated)
+        _repair(self._path[EVENTS])
+        _repair(self._path[TIMING])
+        self._last = step
+        timed = max((n["step"] for n in read_lines(self._path[TIMING])), default=-1)
+        for name, project in sinks.items():
+            if project:
+                opening = Opening(workdir, step, str(project), config, cut, timed)
+                self._open(name, opening)
 
     def write_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line of deterministic numbers, {"step": n, name: number, ...}.
@@ -93,23 +115,31 @@ class RunWriter:
           ValueError: not a number, a metric called "step", or a step before the last.
         """
         values = _numbers(values)
-        for sink in self._sinks:
-            sink.metrics(step, values)
+        if not self._active:
+            return
+        if step < self._last:
+            raise ValueError(
+                f"metrics of step {step} come after those of step {self._last}: lines "
+                "are written in the order of their steps, or a restart cannot cut them"
+            )
+        self._last = step = int(step)
+        line = to_json(dict(sorted(values.items())), "metrics")
+        self._append(METRICS, {"step": step} | line)
+        self._each(lambda sink: sink.metrics(step, values))
 
     def write_timing(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line of wall-clock numbers; "seconds" are those since the last one."""
-        values = _numbers(values)
-        for sink in self._sinks:
-            sink.timing(step, values)
+        values, step = _numbers(values), int(step)
+        self._append(TIMING, {"step": step} | to_json(values, "timing"))
+        self._each(lambda sink: sink.timing(step, values))
 
     def write_event(self, step: int, event: str, /, **fields: Any) -> None:
         """Adds a line {"step", "event", ...fields}: something that happened once.
 
         A field `step` stands for the step: what happened is about that one.
         """
-        line = to_json(fields, event)
-        for sink in self._sinks:
-            sink.event(step, event, line)
+        line = {"step": int(step), "event": event} | to_json(fields, event)
+        self._append(EVENTS, line)
 
     def alarm(self, step: int, name: str, message: str) -> None:
         """Adds the event "alarm"; the report shows its message on top."""
@@ -120,125 +150,56 @@ class RunWriter:
     ) -> None:
         """Adds a histogram to TensorBoard; values that are no number are counted."""
         values = np.asarray(values, np.float64).ravel()
-        for sink in self._sinks:
-            sink.histogram(step, name, values)
+        self._each(lambda sink: sink.histogram(step, name, values))
 
     def flush(self) -> None:
-        """Returns when every line can be read by another process.
+        """Returns when every line can be read by another process."""
+        self._each(lambda sink: sink.flush())
 
-        TensorBoard's files are written by a thread and complete after `close`.
-        """
-        for sink in self._sinks:
-            sink.flush()
-
-    def close(self) -> None:
-        """Flushes and closes."""
-        for sink in self._sinks:
-            sink.close()
+    def close(self, failed: bool = False) -> None:
+        """Flushes and closes; `failed` where the run ends by an error."""
+        self._each(lambda sink: sink.close(failed))
+        self._sinks.clear()
 
     def __enter__(self) -> "RunWriter":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.close()
+        self.close(failed=error[0] is not None)
 
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        if self._active:
+            store.append_lines(self._path[name], [json.dumps(line)])
 
-class _Sink:
-    """Takes everything and does nothing; each sink overrides what it wants."""
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def timing(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def event(self, step: int, event: str, fields: Mapping[str, Any]) -> None: ...
-
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _Files(_Sink):
-    """The three .jsonl files; every line is on disk when the call returns."""
-
-    def __init__(self, workdir: str, step: int, evaluated: bool):
-        store.makedirs(workdir)
-        self._path = {
-            name: store.join(workdir, name) for name in (METRICS, TIMING, EVENTS)
-        }
-        for name, path in self._path.items():
-            _repair(path, step if name == METRICS else math.inf, evaluated)
-        self._last = step
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        if step < self._last:
-            raise ValueError(
-                f"metrics of step {step} come after those of step {self._last}: lines "
-                "are written in the order of their steps, or a restart cannot cut them"
-            )
-        self._last = step
-        line = {"step": int(step)} | to_json(dict(sorted(values.items())), "metrics")
-        store.append_lines(self._path[METRICS], [json.dumps(line)])
-
-    def timing(self, step: int, values: Mapping[str, float]) -> None:
-        line = {"step": int(step)} | to_json(values, "timing")
-        store.append_lines(self._path[TIMING], [json.dumps(line)])
-
-    def event(self, step: int, event: str, fields: Mapping[str, Any]) -> None:
-        line = {"step": int(step), "event": event} | dict(fields)
-        store.append_lines(self._path[EVENTS], [json.dumps(line)])
-
-
-class _TensorBoard(_Sink):
-    """Scalars and histograms; TensorBoard hides what was logged past the restart."""
-
-    def __init__(self, workdir: str, step: int):
+    def _open(self, name: str, opening: Opening) -> None:
         try:
-            import tensorboardX
-        except ImportError as error:
-            raise ImportError(
-                "config.train.tensorboard needs tensorboardX: pip install "
-                "'rm_jax[report]', or --config.train.tensorboard=False"
-            ) from error
-        self._folder = store.join(workdir, "tensorboard")
-        self._local = self._folder
-        if store.is_url(workdir):  # event files only grow: they are copied when flushed
-            self._local = tempfile.mkdtemp(prefix="rm_jax.tensorboard.")
-        store.makedirs(self._local)
-        self._writer = tensorboardX.SummaryWriter(
-            logdir=self._local, purge_step=step + 1, flush_secs=10
-        )
+            self._sinks[name] = SINKS[name](opening)
+        except ImportError:
+            raise
+        except Exception as error:
+            if opening.step < 0:
+                raise RuntimeError(f"config.train.{name}: {error}") from error
+            self._give_up(name, error)
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+    def _each(self, call: Callable[[Sink], None]) -> None:
+        for name, sink in list(self._sinks.items()):
+            try:
+                call(sink)
+            except Exception as error:  # of the network, a disk, a service
+                del self._sinks[name]
+                self._give_up(name, error)
 
-    def timing(self, step: int, values: Mapping[str, float]) -> None:
-        self.metrics(step, {f"timing/{name}": v for name, v in values.items()})
+    def _give_up(self, name: str, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}"
+        self.write_event(max(self._last, 0), "sink_failed", sink=name, why=why)
+        self._say(f"WARNING {name} failed and gets nothing more: {why:.300}")
 
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        finite = values[np.isfinite(values)]
-        if finite.size:
-            self._writer.add_histogram(name, finite, step)
-        if finite.size < values.size:
-            self._writer.add_scalar(
-                f"{name}/nonfinite", values.size - finite.size, step
-            )
 
-    def flush(self) -> None:
-        self._writer.flush()
-        self._copy()
-
-    def close(self) -> None:
-        self._writer.close()
-        self._copy()
-        if self._local != self._folder:
-            shutil.rmtree(self._local, ignore_errors=True)
-
-    def _copy(self) -> None:
-        if self._local != self._folder:
-            store.upload(self._local, self._folder)
+def read_lines(path: str) -> list[dict[str, Any]]:
+    """The lines of a file that RunWriter keeps, none where there is no file."""
+    if not store.exists(path):
+        return []
+    return [json.loads(line) for line in store.read_text(path).splitlines()]
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -255,13 +216,18 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return out
 
 
-def _repair(path: str, step: float, evaluated: bool) -> None:
+def _repair(
+    path: str, step: float = math.inf, evaluated: bool = True
+) -> dict[int, set[str]]:
     """Cuts the file after the lines of steps up to `step`; a torn last one goes too.
 
     Where the evaluation of `step` is still to come, a line of it goes as well.
+
+    Returns:
+      step -> names in the whole lines that were cut.
     """
     if not store.exists(path):
-        return
+        return {}
     text = store.read_text(path)
     end = 0
     for line in text[: text.rfind("\n") + 1].splitlines(keepends=True):
@@ -271,6 +237,11 @@ def _repair(path: str, step: float, evaluated: bool) -> None:
         end += len(line)
     if end < len(text):
         store.truncate(path, len(text[:end].encode()))
+    cut: dict[int, set[str]] = {}
+    for line in text[end : text.rfind("\n") + 1].splitlines():
+        with contextlib.suppress(ValueError):
+            cut.setdefault(_step(path, line), set()).update(json.loads(line))
+    return cut
 
 
 def _step(path: str, line: str) -> int:

@@ -118,3 +118,46 @@ def fresh_params():
         return jax.tree_util.tree_map_with_path(leaf, shapes)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Runs of this file use one of the eight devices."""
+    import tiny
+
+    from rm_jax import sharding
+
+    tiny.use_devices(1)
+    yield
+    sharding.make_mesh = tiny.REAL_MESH
+
+
+@pytest.fixture(scope="module")
+def make(one_device, tmp_path_factory):
+    """Makes a config of a tiny run and some changes, `section__key=value`."""
+    import tiny
+
+    return tiny.maker(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """SIGTERM, or another signal, to ourselves in the n-th step of this process."""
+    import importlib
+    import signal
+
+    train_module = importlib.import_module("rm_jax.train")
+    real = train_module.run_step
+
+    def arm(n, number=signal.SIGTERM):
+        count = [0]
+
+        def counted(*args):
+            count[0] += 1
+            if count[0] == n:
+                os.kill(os.getpid(), number)
+            return real(*args)
+
+        monkeypatch.setattr(train_module, "run_step", counted)
+
+    return arm

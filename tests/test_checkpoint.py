@@ -479,3 +479,24 @@ def test_the_manifest_is_plain_json(tmp_path):
     value = json.loads((tmp_path / "3" / backend.MANIFEST_FILE).read_text())
     assert sorted(value) == ["arrays", "meta", "metrics", "sha256", "step"]
     assert value["metrics"] == {"acc": 0.3}
+
+
+def test_a_kill_before_the_deletion_is_made_good_at_the_end(tmp_path):
+    with writer(tmp_path, keep_last=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, noise(step), {}, {})
+    wanted = abstract(noise(0))
+    with writer(tmp_path, keep_last=1) as checkpoints:
+        assert checkpoints.steps() == [1, 2, 3]  # nothing was read: they may be needed
+    with writer(tmp_path, keep_last=1) as checkpoints:
+        assert checkpoints.restore(wanted)[2] == 3
+    assert checkpoints.steps() == [3]
+
+
+def test_old_steps_stay_where_the_last_is_damaged(tmp_path):
+    save_steps(tmp_path, [1, 2])
+    for file in (tmp_path / "2" / "state" / "d").iterdir():
+        file.write_bytes(b"")
+    with writer(tmp_path, keep_last=1) as checkpoints:
+        assert checkpoints.restore(abstract(make_state()))[2] == 1
+    assert store.listdir(str(tmp_path)) == ["1", "2"]

@@ -87,7 +87,7 @@ def start(tmp_path, n, workdir, devices=1, join=None, **changes):
 def finish(tmp_path, running, workdir, codes=(0,)):
     """Waits for all, and gives what each said."""
     for p in running:
-        p.wait(timeout=300)
+        p.wait(timeout=600)  # Orbax waits 5 minutes for a process that cannot read
     name = pathlib.Path(workdir).name
     said = [(tmp_path / f"{name}.{i}.log").read_text() for i in range(len(running))]
     assert all(p.returncode in codes for p in running), "\n\n".join(said)
@@ -227,3 +227,62 @@ def test_alone_nothing_is_joined(monkeypatch):
     assert not stop.asked()
     stop.reason = "SIGTERM"
     assert stop.asked()
+
+
+ROWS = """
+import sys
+from rm_jax import cluster, sharding
+cluster.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), False)
+for sizes in ((4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2)):
+    mesh = sharding.make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes)))
+    for rows in (4, 8, 12, 64):
+        found = sharding.local_rows(mesh, rows)
+        print(*sizes, rows, found.start, found.stop)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4])
+def test_row_slices_are_disjoint_and_complete(n):
+    """Along data and fsdp; processes that share rows (by `tensor`) hold the same."""
+    address = f"127.0.0.1:{port()}"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", ROWS, address, str(n), str(i)],
+            env=environment(4 // n), stdout=subprocess.PIPE, text=True,
+        )
+        for i in range(n)
+    ]  # fmt: skip
+    said = [p.communicate(timeout=120)[0].splitlines() for p in running]
+    assert [p.returncode for p in running] == [0] * n
+    for lines_of_all in zip(*said, strict=True):
+        (case,) = {tuple(line.split()[:4]) for line in lines_of_all}
+        data, fsdp, _, rows = map(int, case)
+        held = [range(*map(int, line.split()[4:])) for line in lines_of_all]
+        parts = {(r.start, r.stop) for r in held}
+        assert sorted(i for a, b in parts for i in range(a, b)) == list(range(rows))
+        # As many parts as rows are cut into, or one a process where it holds several.
+        assert len(parts) == min(n, data * fsdp)
+    assert len(said[0]) == 20
+
+
+@pytest.mark.slow
+def test_damage_that_one_process_reads_passes_the_step_over_in_all(tmp_path):
+    run = tmp_path / "run"
+    knobs = {
+        "data__cache_dir": str(tmp_path / "tokens"),
+        "mesh__fsdp": 2,
+        "mesh__data": 1,
+        "model__d_model": 64,  # so that its arrays are cut in two
+        "train__keep_last": 3,
+    }
+    finish(tmp_path, start(tmp_path, 2, run, **knobs), run)
+    data = list((run / "checkpoints/10").glob("**/ocdbt.process_1/d/*"))
+    assert data
+    for path in data:
+        path.write_bytes(bytes(path.stat().st_size))
+    knobs["train__duration"] = "12 steps"
+    said = finish(tmp_path, start(tmp_path, 2, run, **knobs), run)
+    assert "damaged checkpoint of step 10" in said[0]
+    assert f"continuing {run} at step 5 of 12" in said[0]
+    assert lines(run)[-1]["step"] == 12

@@ -367,7 +367,7 @@ def test_our_configs_are_valid(name):
         ),
         (
             {"data.columns.prompt": "{'a': 'b'}"},
-            "data.columns.prompt = a: b\n: want text",
+            "data.columns.prompt.a = 'b': want text",
         ),
         ({"data.eval.mine": "5"}, "config.data.eval.mine = 5: want a SPEC"),
         (
@@ -474,4 +474,66 @@ def test_flatten_keeps_empty_sections():
 def test_another_schema_version_is_refused(base):
     base.schema_version = 2
     with pytest.raises(ConfigError, match="schema_version = 2: this rm_jax reads 1"):
+        validate(base)
+
+
+MIXTURE = {
+    "a": {"spec": "hh:a.jsonl", "weight": 2},
+    "b": {"spec": "columns:b.jsonl", "weight": 0.5, "columns": {"prompt": "q"}},
+}
+
+
+def test_a_mixture_may_come_from_text_a_file_or_json(base, tmp_path):
+    override(base, "data.train", str(MIXTURE))
+    assert validate(base).data.train.to_dict() == MIXTURE
+    (tmp_path / "config.json").write_text(rundir.config_text(base))
+    again = load(str(tmp_path))
+    assert again.to_dict() == base.to_dict()
+    override(again, "data.train.a.weight", "0.25")
+    assert again.data.train.a.weight == 0.25
+    override(again, "data.train", "world:")
+    assert validate(again).data.train == "world:"
+    path = tmp_path / "mix.py"
+    path.write_text(FILE.replace("c.batch.examples = 7", f"c.data.train = {MIXTURE}"))
+    found = validate(load(str(path)))
+    assert found.data.train.b.columns.prompt == "q"
+    assert rundir.config_text(found) == rundir.config_text(validate(load(str(path))))
+
+
+@pytest.mark.parametrize(
+    "train, message",
+    [
+        ("''", "data.train = ''.*want a SPEC or a mixture"),
+        ("{}", "want a SPEC or a mixture"),
+        ("3", "data.train = 3: want a SPEC or a mixture"),
+        ({"a": "hh:x"}, "data.train.a = 'hh:x': want {spec, weight} or {spec, count}"),
+        ({"a": {"spec": "hh:x"}}, "data.train.a has no amount: want weight or count"),
+        (
+            {"a": {"spec": "hh:x", "weight": 1, "count": 1}},
+            "data.train.a has .*weight.*count.*want weight or count",
+        ),
+        (
+            {"a": {"spec": "hh:x", "weight": 1}, "b": {"spec": "hh:y", "count": 1}},
+            "some sources have a weight and some a count",
+        ),
+        ({"a": {"spec": "", "weight": 1}}, "data.train.a.spec = '': want a SPEC"),
+        ({"a": {"weight": 1}}, "data.train.a.spec = None: want a SPEC"),
+        ({"a": {"spec": "hh:x", "weight": 0}}, "a.weight = 0: want a number above 0"),
+        ({"a": {"spec": "hh:x", "weight": "2"}}, "a.weight = '2': want a number"),
+        ({"a": {"spec": "hh:x", "weight": 1e999}}, "a.weight = inf: want a number"),
+        ({"a": {"spec": "hh:x", "count": 1.5}}, "a.count = 1.5: want a whole number"),
+        ({"a": {"spec": "hh:x", "count": True}}, "a.count = True: want a whole"),
+        ({"a": {"spec": "hh:x", "wieght": 1}}, "data.train.a.wieght: unknown; a sou"),
+        ({"a/b": {"spec": "hh:x", "weight": 1}}, "data.train.a/b: call it by letters"),
+        (
+            {"a": {"spec": "hh:x", "weight": 1, "columns": {"prompt": 3}}},
+            "data.train.a.columns.prompt = 3: want text",
+        ),
+    ],
+)
+def test_a_mixture_that_says_too_little_is_refused(base, train, message):
+    base.data.train = train if isinstance(train, dict) else None
+    if isinstance(train, str):
+        override(base, "data.train", train)
+    with pytest.raises(ConfigError, match=message):
         validate(base)

@@ -4,6 +4,7 @@ import importlib
 import io
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -202,3 +203,31 @@ def test_a_prepared_set_and_a_tokenizer_in_a_bucket(bucket, tmp_path):
     from rm_jax.data.tokenizers import build_tokenizer
 
     assert build_tokenizer(folder).tokenize("yes 7")
+
+
+def test_the_quickstart_in_a_bucket(bucket, root, tmp_path):
+    """As a newcomer runs it, preempted once; then eval and report of what it left."""
+    run, out = f"{bucket}/runs/quickstart", f"{bucket}/out/quickstart"
+    plain = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    env = plain | {"PYTHONPATH": str(root), "HOME": str(tmp_path)}
+    rm_jax = lambda *words: subprocess.Popen(
+        [sys.executable, "-m", "rm_jax", *words],
+        env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    train = ("train", "--config", "rm_jax:quickstart", "--workdir", run)
+    first = rm_jax(*train)
+    for line in first.stderr:
+        if re.match("step 300 .*nll", line):
+            first.terminate()
+    assert first.wait() == 75
+    saved = Checkpoints(f"{run}/checkpoints").latest()
+    assert 300 <= saved < 900
+    second = rm_jax(*train)
+    _, said = second.communicate()
+    assert second.returncode == 0 and f"continuing {run} at step {saved} of 938" in said
+    sets = store.read_json(f"{run}/evals.json")["sets"]
+    assert sets["test"]["accuracy"] > 0.9 * sets["test"]["ceiling"]
+    assert b"</html>" in store.read_bytes(f"{run}/report.html")
+    again = rm_jax("eval", "--checkpoint", run, "--data", "world:#test", "--out", out)
+    assert f"test: accuracy {sets['test']['accuracy']:.3f}" in again.communicate()[0]
+    assert b"</html>" in store.read_bytes(f"{out}/report.html")

@@ -11,13 +11,14 @@ import pytest
 # neighbour in its layer: so any of them can be read, tested and replaced alone.
 LAYERS = (
     ("types", "objects"),
-    ("store", "limits", "digest", "backend", "sharding", "progress"),
-    ("cluster",),
-    ("config", "manifest", "writer"),
-    ("data", "models", "losses", "optim"),
-    ("state", "evals"),
+    ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
+    ("cluster", "compiles", "sinks"),
+    ("config", "manifest", "writer", "goodput"),
+    ("data", "models", "losses", "optim", "profiler"),
+    ("state", "evals", "flops", "example_losses"),
     ("step", "checkpoint", "report", "rundir"),
     ("build", "steplog"),
+    ("start",),
     ("train", "serve"),
     ("main",),
 )
@@ -27,7 +28,7 @@ DOORS = ("__init__.py", "__main__.py")
 # Installed but heavy: imported by the function that uses them.
 LAZY = {
     "array_record", "datasets", "fsspec", "matplotlib", "pandas", "tensorboardX",
-    "tensorflow", "tensorflow_datasets", "torch", "transformers",
+    "tensorflow", "tensorflow_datasets", "torch", "trackio", "transformers", "wandb",
 }  # fmt: skip
 
 

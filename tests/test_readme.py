@@ -58,7 +58,13 @@ def readme(root):
 def commands(readme):
     """Arguments of every `rm-jax` command, in order."""
     lines = "".join(blocks(readme, "sh")).replace("\\\n", " ").splitlines()
-    split = [shlex.split(line.removeprefix("PYTHONPATH=. ")) for line in lines]
+    split, begun = [], ""
+    for line in lines:
+        begun += line.removeprefix("PYTHONPATH=. ") + "\n"
+        with contextlib.suppress(ValueError):  # a quotation goes on in the next line
+            split.append(shlex.split(begun))
+            begun = ""
+    assert not begun
     return [words[1:] for words in split if words[0] == "rm-jax"]
 
 
@@ -69,8 +75,10 @@ def folder(root, readme, tmp_path_factory):
     (here / "configs").symlink_to(root / "configs")
     turn = "\n\nHuman: what is {0} + {0}?\n\nAssistant: {1}"
     pairs = [(turn.format(i, 2 * i), turn.format(i, 2 * i + 1)) for i in range(60)]
-    with gzip.open(here / "helpful-base.jsonl.gz", "wt") as f:
-        f.writelines(json.dumps({"chosen": a, "rejected": b}) + "\n" for a, b in pairs)
+    for name in ("helpful", "harmless"):
+        with gzip.open(here / f"{name}-base.jsonl.gz", "wt") as f:
+            rows = ({"chosen": a, "rejected": b} for a, b in pairs)
+            f.writelines(json.dumps(row) + "\n" for row in rows)
     with open(here / "pairs.jsonl", "w") as f:
         for i in range(60):
             row = {"question": f"{i} + {i}?", "best": f"{2 * i}", "worst": "no idea"}

@@ -159,7 +159,8 @@ def _train(values, data, params):
     total = step.zeros(state)
     for i, chunk in enumerate(batch.chunks):
         weight = jnp.float32(batch.weight)
-        total = step.gradient(state, total, *put_chunk(mesh, *chunk), i, weight, None)
+        own = put_chunk(mesh, *chunk)
+        total, _ = step.gradient(state, total, *own, i, weight, None)
     first = jax.device_get(total)
     for i in range(10):
         batch = loader.batch_at(i)

@@ -19,7 +19,7 @@ from rm_jax.models import ArchConfig, functions
 from rm_jax.models.reward import scatter
 from rm_jax.optim import make_optimizer
 from rm_jax.state import Guard, create, new_state, plan
-from rm_jax.step import judge, make_step, preference_sums, run_step
+from rm_jax.step import OF_SOURCE, judge, make_step, preference_sums, run_step
 from rm_jax.types import Labels, RewardOutput
 
 BIG = pack.shapes((32,), 32 * 32, 4)
@@ -83,6 +83,7 @@ def start(
     regularizers=REGULARIZERS,
     known=LOSSES,
     pattern=1,
+    sources=(),
     **optim,
 ):
     loss = {"name": "bradley_terry"} | (loss or {})
@@ -93,7 +94,7 @@ def start(
     _, shardings = plan(new, mesh)
     step = make_step(
         apply, objective, optimizer, mesh, shardings,
-        dropout_seed=0, ema_decay=ema, spike_sigma=sigma,
+        dropout_seed=0, ema_decay=ema, spike_sigma=sigma, sources=sources,
     )  # fmt: skip
     return Run(step, create(new, shardings), mesh)
 
@@ -121,7 +122,7 @@ def gradient(run, batch):
         slope, _ = run.step.weigh(run.state, sums)
     for i, chunk in enumerate(chunks):
         weight = jnp.float32(batch.weight)
-        total = run.step.gradient(run.state, total, *chunk, i, weight, slope)
+        total, _ = run.step.gradient(run.state, total, *chunk, i, weight, slope)
     return total
 
 
@@ -516,7 +517,7 @@ def test_keys_differ_by_step_chunk_and_reader(data):
     sums = [
         run.step.gradient(
             run.state, jax.tree.map(jnp.copy, total), *chunk, i, jnp.float32(1), None
-        ).sums["score_mean"]
+        )[0].sums["score_mean"]
         for i in (0, 1)
     ]
     assert sums[0][0] != sums[1][0]
@@ -555,3 +556,31 @@ def test_preference_sums_by_hand():
     assert set(got) == set(want)
     for name, values in want.items():
         np.testing.assert_allclose(got[name], values, rtol=1e-6, err_msg=name)
+
+
+def test_a_step_of_a_mixture_has_the_sums_of_each_source(data):
+    source = np.array([0, 1, 2] * 4, np.int32)
+    sources = ("a", "b", "none", "c")
+    arrays = {**data.arrays, "source": np.where(source == 2, 3, source)}
+    mixed = dataclasses.replace(
+        weighted(data, np.arange(1, 13)), arrays=arrays | {"weight": np.arange(1, 13.0)}
+    )
+    batch = Loader(mixed, SMALL, 12).batch_at(0)
+    assert len(batch.chunks) > 1
+    run = start(sources=sources)
+    copy = jax.tree.map(jnp.copy, run.state)
+    _, found = run_step(run.step, copy, put(run, batch), batch.weight)
+    for s, name in enumerate(sources):
+        only = weighted(data, np.where(arrays["source"] == s, np.arange(1, 13), 0))
+        alone = Loader(only, SMALL, 12).batch_at(0)
+        plain = start()
+        _, want = one_step(plain, plain.state, alone)
+        for metric in OF_SOURCE:
+            total, count = np.asarray(found[f"{name}/{metric}"])
+            if name == "none":
+                assert total == count == 0
+            else:
+                np.testing.assert_allclose(total / count, want[metric], rtol=1e-5)
+    total, count = sum(np.asarray(found[f"{name}/loss"]) for name in sources)
+    np.testing.assert_allclose(count, 78)
+    np.testing.assert_allclose(total / count, float(found["loss"]), rtol=1e-5)

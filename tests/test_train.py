@@ -1,10 +1,10 @@
 """Whole tiny runs in process: repeated, stopped, continued, refused, restored."""
 
 import importlib
-import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 
@@ -13,106 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tiny import NO_EVAL, arrays, lines, train, use_devices
 
 import rm_jax
-from rm_jax import config as config_module
-from rm_jax import sharding
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.config import ConfigError
-from rm_jax.data.schema import record_from_dict, record_to_dict
-from rm_jax.data.world import make_world
+from rm_jax.data.schema import record_from_dict
 from rm_jax.losses import LOSSES, REGULARIZERS, bradley_terry
+from rm_jax.step import OF_SOURCE
 from rm_jax.steplog import TrainingError
 
 train_module = importlib.import_module("rm_jax.train")
 
-WORLD = {"train": 64, "valid": 12, "test": 1}
-TINY = {
-    **{f"data.world.{split}": n for split, n in WORLD.items()},
-    "contract.max_length": 128,
-    "contract.max_response": 96,
-    "batch.examples": 8,
-    "batch.row_lengths": (128,),
-    "batch.chunk_tokens": 1024,
-    "model.d_model": 8,
-    "model.n_layers": 1,
-    "model.n_heads": 2,
-    "model.n_kv_heads": 1,
-    "model.d_ff": 16,
-    "model.dropout": 0.1,
-    "model.head_init": "normal",
-    "optim.learning_rate": 1e-2,
-    "optim.warmup": "2 steps",
-    "train.ema": 0.5,
-    # No two of them in step, so that saves fall between lines of the log.
-    "train.duration": "8 steps",
-    "train.log_every": "3 steps",
-    "train.eval_every": "4 steps",
-    "train.save_every": "2 steps",
-    "train.keep_last": 9,
-    "train.tensorboard": False,
-    "train.report": False,
-}
-NO_EVAL = {"data__eval": "{}", "train__keep_best": 0}
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory):
-    """Makes a config out of TINY and some changes, `section__key=value`.
-
-    The evaluation set is a file: for `world:` itself probes would be scored, too.
-    """
-    folder = tmp_path_factory.mktemp("data")
-    valid = [record_to_dict(r) for r in make_world(WORLD).records("valid")]
-    text = "".join(json.dumps(row) + "\n" for row in valid)
-    (folder / "valid.jsonl").write_text(text)
-    fixed = {
-        "data.eval": {"valid": f"jsonl:{folder}/valid.jsonl"},
-        "data.cache_dir": str(folder / "tokens"),  # shared by all tests
-    }
-
-    def make(**changes):
-        config = rm_jax.config.load("rm_jax:base")
-        changes = {k.replace("__", "."): v for k, v in changes.items()}
-        for key, value in (TINY | fixed | changes).items():
-            config_module.override(config, key, value)
-        return config
-
-    return make
-
-
-REAL_MESH = sharding.make_mesh
-
-
-def use_devices(n):
-    """Meshes of so many devices from now on; one compiles faster than eight."""
-    sharding.make_mesh = lambda sizes, given=None: REAL_MESH(
-        sizes, given or jax.devices()[:n]
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    use_devices(1)
-    yield
-    sharding.make_mesh = REAL_MESH
-
-
-def train(config, workdir, **more):
-    """Trains and returns what it gave and what it said."""
-    stream = io.StringIO()
-    done = rm_jax.train(config, str(workdir), stream=stream, **more)
-    return done, stream.getvalue()
-
-
-def lines(workdir):
-    text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def arrays(workdir, step):
-    """Digest of every array of a checkpoint: equal digests are equal bits."""
-    return Checkpoints(f"{workdir}/checkpoints").manifest(step).arrays
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def files(folder):
@@ -158,24 +71,6 @@ def test_a_run_leaves_what_it_should(straight):
 def test_the_same_run_again_is_the_same_to_the_bit(straight, make, tmp_path):
     train(make(), tmp_path / "again")
     assert_same_run(tmp_path / "again", straight)
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """SIGTERM to ourselves after so many steps of this process."""
-
-    def arm(n):
-        real, count = train_module.run_step, [0]
-
-        def counted(*args):
-            count[0] += 1
-            if count[0] == n:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return real(*args)
-
-        monkeypatch.setattr(train_module, "run_step", counted)
-
-    return arm
 
 
 def test_stopped_and_continued_is_undisturbed(straight, make, tmp_path, stop_after):
@@ -522,3 +417,68 @@ def test_a_loaded_model_scores_as_the_run_did(straight, make):
 def test_loading_what_is_no_run_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no run directory: .*--workdir"):
         rm_jax.load(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """Two files, of 40 and 12 pairs, and what a config says of them."""
+    folder = tmp_path_factory.mktemp("mixture")
+    rows = [record_to_dict(r) for r in make_world(WORLD).records("train")]
+    parts = {}
+    for name, own in ("much", rows[:40]), ("little", rows[40:52]):
+        text = "".join(json.dumps(row) + "\n" for row in own)
+        (folder / f"{name}.jsonl").write_text(text)
+        parts[name] = {"spec": f"jsonl:{folder}/{name}.jsonl"}
+    return parts
+
+
+def amounts(mixture, **given):
+    kind = "weight" if isinstance(next(iter(given.values())), float) else "count"
+    return str({name: {**mixture[name], kind: n} for name, n in given.items()})
+
+
+def test_a_mixture_trains_with_figures_of_each_source(
+    make, mixture, tmp_path, stop_after
+):
+    config = make(
+        data__train=amounts(mixture, much=1.0, little=3.0),
+        data__eval="{'valid': '#valid'}",
+        data__valid_fraction="0.3",
+        contract__tokenizer="byte",
+    )
+    done, said = train(config, tmp_path / "straight")
+    sizes = re.findall(r"train/\w+: (\d+) examples", said)
+    epoch = f"an epoch is {sum(map(int, sizes))} examples, 75.0% little, 25.0% much"
+    assert len(sizes) == 2 and epoch in said
+    first, last = lines(tmp_path / "straight")[0], lines(tmp_path / "straight")[-1]
+    for source in mixture:
+        assert {f"train/{source}/{name}" for name in OF_SOURCE} <= first.keys()
+        assert 0 < last[f"eval/valid/{source}/nll"] < 3
+        assert done["valid"]["sources"][source]["n_pairs"] > 0
+    parts = done["valid"]["sources"].values()
+    for figure in ("nll", "accuracy"):
+        whole = sum(p[figure] * p["n_pairs"] for p in parts) / done["valid"]["n_pairs"]
+        assert done["valid"][figure] == pytest.approx(whole, rel=1e-6)
+    predictions = pq.read_table(tmp_path / "straight/predictions/valid.parquet")
+    assert set(predictions["source"].to_pylist()) == set(mixture)
+    stop_after(3)
+    assert train(config, tmp_path / "stopped")[0] is None
+    train(config, tmp_path / "stopped")
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_a_counted_mixture_is_that_many_examples_an_epoch(make, mixture, tmp_path):
+    config = make(
+        data__train=amounts(mixture, much=10, little=6),
+        train__duration="2 epochs",
+        contract__tokenizer="byte",
+        **NO_EVAL,
+    )
+    _, said = train(config, tmp_path / "run")
+    assert "an epoch is 16 examples, 6 little, 10 much" in said
+    assert lines(tmp_path / "run")[-1]["step"] == 3  # of 4, logged every third
+    config = make(data__train=amounts(mixture, much=10, little=60), **NO_EVAL)
+    config.contract.tokenizer = "byte"
+    with pytest.raises(ValueError, match="train.little.count = 60, but 12 examples"):
+        train(config, tmp_path / "more")
+    assert not (tmp_path / "more").exists()

@@ -1,6 +1,7 @@
 """Run files: the same bytes after a kill, exact numbers; progress on any stream."""
 
 import io
+import errno
 import json
 import re
 import sys
@@ -13,7 +14,7 @@ from rm_jax.writer import RunWriter
 
 
 def open_writer(folder, step=-1, **kwargs) -> RunWriter:
-    return RunWriter(folder, step=step, tensorboard=False, **kwargs)
+    return RunWriter(folder, step=step, **kwargs)
 
 
 def train(folder, start: int, stop: int, restored: int | None = None) -> None:
@@ -163,7 +164,7 @@ def test_to_json_of_what_is_no_json_names_it():
 
 def test_an_inactive_writer_writes_nothing(tmp_path):
     folder = tmp_path / "other"
-    with RunWriter(folder, step=-1, tensorboard=True, active=False) as w:
+    with RunWriter(folder, step=-1, sinks={"tensorboard": True}, active=False) as w:
         w.write_metrics(1, {"x": 1})
         w.write_timing(1, {"x": 1})
         w.write_event(1, "x")
@@ -173,7 +174,7 @@ def test_an_inactive_writer_writes_nothing(tmp_path):
 
 
 def test_tensorboard_has_scalars_and_histograms(tmp_path):
-    with RunWriter(tmp_path, step=-1, tensorboard=True) as w:
+    with RunWriter(tmp_path, step=-1, sinks={"tensorboard": True}) as w:
         (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
         empty = file.stat().st_size
         w.write_metrics(1, {"train/loss": 0.5})
@@ -188,21 +189,45 @@ def test_tensorboard_has_scalars_and_histograms(tmp_path):
     assert names == wanted
 
 
-def test_tensorboard_hides_what_came_after_the_restart(tmp_path, monkeypatch):
-    import tensorboardX
+def tensorboard_events(folder):
+    """The events of the only file, each a protocol buffer."""
+    from tensorboardX.proto.event_pb2 import Event
 
-    asked = []
-    monkeypatch.setattr(
-        tensorboardX, "SummaryWriter", lambda **kwargs: asked.append(kwargs)
-    )
-    RunWriter(tmp_path, step=4, tensorboard=True)
-    assert asked[0]["purge_step"] == 5  # TensorBoard drops steps >= purge_step
+    (file,) = folder.glob("events.out.tfevents.*")
+    data, events = file.read_bytes(), []
+    while data:  # length and its sum, event and its sum
+        size = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return events
+
+
+def test_tensorboard_hides_what_came_after_the_restart(tmp_path):
+    RunWriter(tmp_path, step=4, sinks={"tensorboard": True}).close()
+    first, start = tensorboard_events(tmp_path / "tensorboard")
+    assert first.file_version == "brain.Event:2"
+    # TensorBoard drops steps >= that of a START.
+    assert (start.step, start.session_log.status) == (5, start.session_log.START)
+
+
+def test_a_full_disk_under_tensorboard_is_said(tmp_path, monkeypatch):
+    from tensorboardX.event_file_writer import EventsWriter
+
+    def full(self, event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said = []
+    w = RunWriter(tmp_path, step=-1, sinks={"tensorboard": True}, say=said.append)
+    monkeypatch.setattr(EventsWriter, "write_event", full)
+    w.write_metrics(1, {"train/loss": 0.5})
+    (line,) = said
+    assert f"{tmp_path}/tensorboard: cannot write: No space left" in line
 
 
 def test_tensorboard_missing_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"rm_jax\[report\]"):
-        RunWriter(tmp_path, step=-1, tensorboard=True)
+        RunWriter(tmp_path, step=-1, sinks={"tensorboard": True})
 
 
 # Progress

@@ -30,7 +30,8 @@ META = {
     "max_responses", "source", "sources", "token_dtype", "tokens", "truncation",
     "version",
 }  # fmt: skip
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What only a write can meet.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Responses(NamedTuple):
@@ -114,6 +115,16 @@ class TokenSet:
             text = f.read(int(starts[-1]))
         return [text[a:b].decode() for a, b in zip(starts, starts[1:], strict=False)]
 
+    def ids_at(self, index: Int[np.ndarray, "n"]) -> list[str]:
+        """Identifiers of these examples."""
+        starts = self.arrays["id_start"]
+        with open(self.directory / "ids.txt", "rb") as f:
+            out = []
+            for start, stop in zip(starts[index], starts[index + 1], strict=True):
+                f.seek(start)
+                out.append(f.read(stop - start).decode())
+        return out
+
     def id_bytes(self, first: int, stop: int) -> Int[np.ndarray, "bytes"]:
         """Identifiers of examples first ... stop - 1, one after the other, as bytes."""
         begin, end = self.arrays["id_start"][[first, stop]]
@@ -181,6 +192,11 @@ def create(
         return _create(final, write)
     except OSError as error:
         first = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        if first.filename is None and first.errno == errno.EIO:
+            raise CacheError(
+                f"token cache {final}: cannot be built: {first.strerror}: its disk "
+                "fails, or that of the source"
+            ) from error
         if not _is_writing(first, final):
             raise
         raise CacheError(
@@ -192,7 +208,7 @@ def create(
 def _is_writing(error: OSError, folder: pathlib.Path) -> bool:
     """Whether it came from writing the cache, not from reading the source."""
     if error.filename is None:
-        return error.errno in _FULL
+        return error.errno in _UNWRITABLE
     path = pathlib.Path(error.filename)
     inside = f"{path}/".startswith((f"{folder}/", f"{folder}."))  # or in its scratch
     return inside or path in folder.parents

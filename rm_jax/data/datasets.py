@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rm_jax import store
-from rm_jax.data import cache, sources
+from rm_jax.data import cache, contamination, sources
 from rm_jax.data.audit import audit
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.contract import Contract, Encoder, make_contract
@@ -34,6 +35,7 @@ class Data(NamedTuple):
       specs: set -> source -> SPEC, "train" among the sets.
       tokenizer: of the contract.
       contract: how the texts became tokens.
+      contamination: name -> `contamination.Overlap` of each evaluation set, as a dict.
     """
 
     train: TokenSet
@@ -41,6 +43,7 @@ class Data(NamedTuple):
     specs: Specs
     tokenizer: "PreTrainedTokenizerFast"
     contract: Contract
+    contamination: dict[str, dict[str, Any]]
 
 
 def open_source(
@@ -117,7 +120,12 @@ def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -
         for name, of in opened.items()
     }
     train = sets.pop("train")
-    return Data(train, sets, specs, tokenizer, contract)
+    decode = Encoder(contract, tokenizer).decode
+    found = {name: _overlap(train, other, data, decode) for name, other in sets.items()}
+    for name, overlap in found.items():
+        say(overlap.line(name))
+    contaminated = {name: overlap._asdict() for name, overlap in found.items()}
+    return Data(train, sets, specs, tokenizer, contract, contaminated)
 
 
 def train_order(data: Mapping[str, Any], train: TokenSet, seed: int) -> Order:
@@ -130,6 +138,33 @@ def train_order(data: Mapping[str, Any], train: TokenSet, seed: int) -> Order:
         return of_one(len(train), seed)
     amounts = {name: part.amount for name, part in parts_of(data).items()}
     return of_mixture(dict(sources_of(train)), amounts, is_counted(data), seed)
+
+
+def epoch_line(data: Mapping[str, Any], order: Order) -> str:
+    """What an epoch of a mixture is, in words."""
+    size = sum(share.take for share in order.shares)
+    each = ", ".join(
+        f"{s.take} {s.name}" if is_counted(data) else f"{s.take / size:.1%} {s.name}"
+        for s in order.shares
+    )
+    return f"train: an epoch is {order.epoch} examples, {each}"
+
+
+def _overlap(
+    train: TokenSet, other: TokenSet, data: Mapping[str, Any], decode: Callable
+) -> contamination.Overlap:
+    """`contamination.overlap`, found once for two caches and kept beside them."""
+    keys = [contamination.VERSION, train.directory.name, other.directory.name]
+    name = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:32]
+    path = cache_root(data) / "overlaps" / f"{name}.json"
+    if path.exists():
+        return contamination.Overlap(**store.read_json(os.fspath(path)))
+    found = contamination.overlap(
+        train, other, contamination.gram_tokens(other, decode)
+    )
+    store.makedirs(os.fspath(path.parent))
+    store.write_json(os.fspath(path), found._asdict())
+    return found
 
 
 def make_tokenizer(

@@ -19,29 +19,27 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from rm_jax.data import public_lists, public_pairs
 from rm_jax.data.columns import column_parser
+from rm_jax.data.oasst import oasst
 from rm_jax.data.pairs import pair_record
 from rm_jax.data.rows import Place, Row, text_field
 from rm_jax.data.schema import (
     Message,
     Record,
     RowError,
-    checked_rank,
     record_from_dict,
     record_to_dict,
     shown,
 )
+from rm_jax.data.transcripts import hh
 
 # Part of every source's fingerprint: raise it when a format's output changes.
 VERSION = 1
 
-_HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 # The first "\nA:" ends the question: answers may hold more of them.
 _TRUTHFULQA = re.compile(r"Q: (.*?)\nA:(.*)\n(True|Helpful):\s*", re.DOTALL)
 _YES_NO = {"yes": 0, "no": 1}
-_OASST_ROLES = {"prompter": "user", "assistant": "assistant"}
-_OASST_DEPTH = 1000
 
 
 class Format(NamedTuple):
@@ -77,7 +75,7 @@ def find_format(name: str, columns: Mapping[str, str] | None = None) -> Format:
         return Format(column_parser(columns or {}))
     if name in FORMATS:
         return FORMATS[name]
-    known = f"{sorted([*FORMATS, 'columns', 'tfds', 'world'])}"
+    known = f"{sorted([*FORMATS, 'columns', 'preset', 'tfds', 'world'])}"
     if ":" not in name:
         raise ValueError(
             f"unknown format {name!r}; known: {known}, or package.module:function"
@@ -117,7 +115,10 @@ def _outside(name: str, function: Callable[[Row], list[Record]]):
 
 
 def _records(found: Any) -> list[Record]:
-    for other in _others(found, Record):
+    others = [found]
+    if isinstance(found, list):
+        others = [x for x in found if not isinstance(x, Record)]
+    for other in others:
         raise TypeError(f"must return a list of Records, got {shown(other)}")
     return found
 
@@ -129,13 +130,6 @@ def _checked(record: Record, id: str, place: Place) -> Record:
     return record_from_dict(record_to_dict(named), str(place))
 
 
-def _others(found: Any, kind: type) -> list[Any]:
-    """Elements of a list that are of another kind; what is no list, itself."""
-    if not isinstance(found, list):
-        return [found]
-    return [x for x in found if not isinstance(x, kind)]
-
-
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
@@ -144,48 +138,6 @@ def _jsonl(row: Row, place: Place) -> list[Record]:
     given = {key: value for key, value in row.items() if value is not None}
     named = {"id": place.id, "source": place.source, **given}
     return [record_from_dict(named, str(place))]
-
-
-def _hh(row: Row, place: Place) -> list[Record]:
-    """Two transcripts; the prompt is their longest common run of whole turns.
-
-    With nothing in common the prompt is the chosen side's and the responses are the
-    last turns; that record too is marked as diverging.
-    """
-    sides = [_hh_turns(row, field, place) for field in ("chosen", "rejected")]
-    n = 0
-    while n < min(map(len, sides)) - 1 and sides[0][n] == sides[1][n]:
-        n += 1
-    diverging = any(n != len(turns) - 1 for turns in sides)
-    responses = tuple(tuple(turns[n or -1 :]) for turns in sides)
-    return [
-        Record(
-            id=place.id,
-            source=place.source,
-            prompt=tuple(sides[0][: n or -1]),
-            responses=responses,
-            ranks=(0, 1),
-            meta={"audit": "diverging_prompts"} if diverging else {},
-        )
-    ]
-
-
-def _hh_turns(row: Row, field: str, place: Place) -> list[Message]:
-    text = text_field(row, field, place)
-    before, *parts = _HH_TURN.split(text)
-    turns = [
-        Message(_HH_ROLES[who], content.strip())
-        for who, content in zip(parts[::2], parts[1::2], strict=True)
-    ]
-    if before.strip() or not turns:
-        raise RowError(
-            str(place), field, f"does not start with 'Human:': {shown(text)}"
-        )
-    if turns[-1].role != "assistant" or len(turns) == 1:
-        raise RowError(
-            str(place), field, "wants a prompt and then, last, an 'Assistant:' turn"
-        )
-    return turns
 
 
 def _trl(row: Row, place: Place) -> list[Record]:
@@ -241,63 +193,6 @@ def _by_question(records: Iterable[Record]) -> Iterator[Record]:
         )
 
 
-def _oasst(row: Row, place: Place) -> list[Record]:
-    """A conversation tree; a record for each node with two or more ranked replies."""
-    root = row.get("prompt", row)
-    if not isinstance(root, Mapping) or "replies" not in root:
-        raise RowError(str(place), "replies", "wants a whole conversation tree")
-    if "message_tree_id" in row:
-        tree = text_field(row, "message_tree_id", place)
-    else:
-        tree = text_field(root, "message_id", place)
-    records = []
-    stack: list[tuple[Mapping, tuple[Message, ...]]] = [(root, ())]
-    while stack:
-        node, path = stack.pop()
-        path += (_oasst_message(node, place),)
-        replies = _oasst_replies(node, len(path), place)
-        answers = [r for r in replies if r.get("role") == "assistant"]
-        if sum(a.get("rank") is not None for a in answers) >= 2:
-            records.append(_oasst_record(node, path, answers, tree, place))
-        stack += [(reply, path) for reply in reversed(replies)]
-    return records
-
-
-def _oasst_message(node: Mapping, place: Place) -> Message:
-    role = text_field(node, "role", place)
-    if role not in _OASST_ROLES:
-        known = sorted(_OASST_ROLES)
-        raise RowError(str(place), "role", f"{shown(role)} is not one of {known}")
-    checked_rank(node.get("rank"), str(place), "rank")
-    return Message(_OASST_ROLES[role], text_field(node, "text", place))
-
-
-def _oasst_replies(node: Mapping, depth: int, place: Place) -> list[Mapping]:
-    replies = [] if node.get("replies") is None else node["replies"]
-    for other in _others(replies, Mapping):
-        why = f"want a list of messages, got {shown(other)}"
-        raise RowError(str(place), "replies", why)
-    if depth > _OASST_DEPTH:
-        why = f"more than {_OASST_DEPTH} messages deep: does a tree hold itself?"
-        raise RowError(str(place), "replies", why)
-    return replies
-
-
-def _oasst_record(node, path, answers, tree: str, place: Place) -> Record:
-    meta = {"tree": tree, "lang": [a.get("lang") for a in answers]}
-    if any(a.get("deleted") for a in answers):
-        meta["deleted"] = [bool(a.get("deleted")) for a in answers]
-    row = {
-        "id": text_field(node, "message_id", place),
-        "source": place.source,
-        "prompt": path,
-        "responses": [(_oasst_message(a, place),) for a in answers],
-        "ranks": [a.get("rank") for a in answers],
-        "meta": meta,
-    }
-    return record_from_dict(row, str(place))
-
-
 def _auto(row: Row, place: Place) -> list[Record]:
     """Format `hf`: told by the row's columns."""
     if {"prompt", "responses"} <= set(row):
@@ -310,15 +205,25 @@ def _auto(row: Row, place: Place) -> list[Record]:
             "columns to use (data.columns) or name a format",
         )
     text = row["chosen"] if isinstance(row["chosen"], str) else ""
-    hh = "prompt" not in row and text.lstrip().startswith("Human:")
-    return (_hh if hh else _trl)(row, place)
+    is_hh = "prompt" not in row and text.lstrip().startswith("Human:")
+    return (hh if is_hh else _trl)(row, place)
 
 
 FORMATS: dict[str, Format] = {
+    "conversations": Format(public_pairs.conversations),
+    "helpsteer2": Format(public_lists.helpsteer2, public_lists.by_prompt),
+    "helpsteer3": Format(public_pairs.helpsteer3),
     "hf": Format(_auto),
-    "hh": Format(_hh),
+    "hh": Format(hh),
     "jsonl": Format(_jsonl),
-    "oasst": Format(_oasst),
+    "nectar": Format(public_lists.nectar),
+    "oasst": Format(oasst),
+    "pku_saferlhf": Format(public_pairs.pku_saferlhf),
+    "pku_saferlhf_safe": Format(public_pairs.pku_saferlhf_safe),
+    "shp": Format(public_pairs.shp),
+    "tldr": Format(public_pairs.tldr),
     "trl": Format(_trl),
     "truthfulqa_judge": Format(_truthfulqa, _by_question),
+    "ultrafeedback": Format(public_lists.ultrafeedback),
+    "webgpt": Format(public_pairs.webgpt),
 }

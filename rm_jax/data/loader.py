@@ -155,7 +155,8 @@ class Loader:
             except BaseException as error:  # handed to the consumer, raised there
                 put(error)
 
-        threading.Thread(target=work, daemon=True, name="rm_jax-loader").start()
+        thread = threading.Thread(target=work, daemon=True, name="rm_jax-loader")
+        thread.start()
         try:
             for _ in range(start, stop):
                 value = ready.get()
@@ -164,3 +165,4 @@ class Loader:
                 yield value
         finally:
             closed.set()
+            thread.join()

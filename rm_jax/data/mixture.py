@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rm_jax import store
 from rm_jax.data import sources
+from rm_jax.data.hub import HUB_PATH
 
 # set -> source -> SPEC; the set "train" is among them
 Specs = dict[str, dict[str, str]]
@@ -67,7 +68,7 @@ def specs_of(data: Mapping[str, Any]) -> Specs:
     parsed = {name: sources.parse_spec(part.spec) for name, part in parts.items()}
     own = {n: s for n, s in evals.items() if s.startswith("#")}
     for name, spec in parsed.items():
-        if own and spec.split not in ("", "train"):
+        if own and sources.resolve(spec).split not in ("", "train"):
             where = f"config.data.train.{name}" if name else "config.data.train"
             raise ValueError(
                 f"{where} = {parts[name].spec!r} names a split, so config.data.eval = "
@@ -98,7 +99,10 @@ def world_split(specs: Mapping[str, str]) -> str | None:
 
 
 def _place(spec: sources.Spec) -> str:
-    """Where the rows of a SPEC lie, whatever format or revision reads them."""
-    path = spec.path or spec.format  # `world:` has no path
+    """Where the rows of a SPEC lie, whatever format, revision or preset reads them."""
+    path = sources.resolve(spec).path or spec.format  # `world:` has no path
     there = not store.is_url(path) and os.path.exists(path)
-    return os.path.realpath(path) if there else path
+    hub = HUB_PATH.fullmatch(path)
+    if there or not hub:
+        return os.path.realpath(path) if there else path
+    return hub["id"]  # one config or folder may hold the rows of another

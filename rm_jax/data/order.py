@@ -24,10 +24,12 @@ class Share(NamedTuple):
     """What a round takes of one source.
 
     Attributes:
+      name: of the source; "" where it is the only one.
       examples: indices of its examples in the joined set, [n].
       take: examples of it in a round.
     """
 
+    name: str
     examples: Int[np.ndarray, "n"]
     take: int
 
@@ -62,8 +64,12 @@ class Order:
             out[here] = self._of_source(int(s), rounds[here], slots[here] - begin)
         return out
 
+    def only_first(self, n: int) -> "Order":
+        """The first n items of this order, in another order each time, for ever."""
+        return Order([Share(self.items(0, n), n)], self.epoch, self.seed)
+
     def _of_source(self, s: int, rounds: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        examples, take = self.shares[s]
+        _, examples, take = self.shares[s]
         if take == len(examples):  # the round's own permutation has mixed them
             return examples[slots]
         laps, slots = np.divmod(rounds * take + slots, len(examples))
@@ -88,7 +94,7 @@ class Order:
 
 def of_one(n: int, seed: int) -> Order:
     """The order of a set that is no mixture."""
-    return Order([Share(np.arange(n), n)], n, seed)
+    return Order([Share("", np.arange(n), n)], n, seed)
 
 
 def of_mixture(
@@ -126,7 +132,7 @@ def of_mixture(
     else:
         takes = _quotas(amounts)
     epoch = sum(takes.values()) if counted else sum(map(len, sources.values()))
-    return Order([Share(sources[n], take) for n, take in takes.items()], epoch, seed)
+    return Order([Share(n, sources[n], take) for n, take in takes.items()], epoch, seed)
 
 
 def _quotas(weights: Mapping[str, float]) -> dict[str, int]:

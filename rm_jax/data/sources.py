@@ -1,13 +1,6 @@
 """Sources: SPEC text to a stream of Records that can be read again and again.
 
-SPEC is `format:path-or-hub-id[@revision][#split]`:
-
-  hh:helpful-base.test.jsonl.gz          a local file (.jsonl, .json, .gz, .parquet)
-  hf:Anthropic/hh-rlhf@<sha>#test        a hub id; the format is told by the columns
-  columns:data/pairs.parquet#valid       a column map; valid is carved by prompt hash
-  my_package.formats:parse:rows.jsonl    a function row -> list of Records
-  tfds:prepared/                         a directory written by `prepare`
-  world:#test                            the synthetic world
+What a SPEC may be is in specs.py.
 """
 
 import dataclasses
@@ -20,30 +13,14 @@ from typing import Any, NamedTuple
 
 from rm_jax import store
 from rm_jax.data.files import is_data_file, read_rows
-from rm_jax.data.formats import FORMATS, VERSION, Format, find_format
-from rm_jax.data.hub import hub_table, is_saved_dataset, saved_table
+from rm_jax.data.formats import VERSION, Format, find_format
+from rm_jax.data.hub import HUB_PATH, hub_table, is_saved_dataset, saved_table
+from rm_jax.data.presets import find_preset
 from rm_jax.data.rows import Place
 from rm_jax.data.schema import Record, RowError, shown
+from rm_jax.data.specs import Spec, parse_spec, resolve
 from rm_jax.data.splits import Plan, Table, part_of, plan
 from rm_jax.data.tfds import tfds_table, write_tfds
-
-_KNOWN = (*FORMATS, "columns", "tfds", "world")
-_FUNCTION = re.compile(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*):(.+)", re.DOTALL)
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class Spec(NamedTuple):
-    """A SPEC taken apart; empty where not given."""
-
-    format: str
-    path: str
-    revision: str = ""
-    split: str = ""
-
-    def __str__(self) -> str:
-        revision = f"@{self.revision}" if self.revision else ""
-        split = f"#{self.split}" if self.split else ""
-        return f"{self.format}:{self.path}{revision}{split}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,32 +48,6 @@ class _Options(NamedTuple):
     limit: int | None
 
 
-def parse_spec(spec: str) -> Spec:
-    """Takes a SPEC apart.
-
-    A local path that exists as it stands is a path, whatever `@` and `#` it holds.
-
-    Raises:
-      ValueError: no format, or no path.
-    """
-    head, colon, rest = spec.partition(":")
-    function = _FUNCTION.fullmatch(spec)
-    if head not in _KNOWN and function:
-        head, rest = function.groups()
-    path, split, revision = rest, "", ""
-    there = lambda: not store.is_url(path) and store.exists(path)
-    if not there() and "#" in path:
-        path, _, split = path.rpartition("#")
-    if not there():
-        path, _, revision = path.partition("@")
-    if not colon or not head or (not path and head != "world"):
-        raise ValueError(
-            f"SPEC {spec!r}: want format:path-or-hub-id[@revision][#split]; formats: "
-            f"{sorted(_KNOWN)} or package.module:function"
-        )
-    return Spec(head, path, revision, split)
-
-
 def open_source(
     spec: str,
     *,
@@ -114,7 +65,7 @@ def open_source(
     `#split` it is every row.
 
     Args:
-      spec: `format:path-or-hub-id[@revision][#split]`, see the module.
+      spec: `format:path-or-hub-id[@revision][#split]`, see specs.py.
       columns: field -> column, for formats `columns` and `hf` (`column_parser`).
       world: knobs of `world:`.
       on_bad_row: `raise`, or `drop`: left out and counted in `info`.
@@ -134,22 +85,25 @@ def open_source(
         if columns:
             raise ValueError(f"SPEC {spec!r} takes no columns, got {dict(columns)}")
         return _world_source(parsed, world or {}, options)
-    stored = parsed.format == "tfds"
-    how = find_format("jsonl" if stored else parsed.format, columns)
-    table = tfds_table(parsed.path) if stored else _table(parsed)
-    chosen = plan(table, parsed.split)
+    plain = resolve(parsed)
+    stored = plain.format == "tfds"
+    how = find_format("jsonl" if stored else plain.format, columns)
+    table = tfds_table(plain.path) if stored else _table(plain)
+    if parsed.format == "preset":
+        table = _renamed(table, find_preset(parsed.path).splits)
+    chosen = plan(table, plain.split)
     info = {
         "spec": str(parsed),
         "path": table.path,
         "revision": table.revision,
-        "split": parsed.split,
+        "split": plain.split,
     }
     parts = chosen.keep and (chosen.keep, valid_fraction, test_fraction)
     fingerprint = _sha(
-        table.digest, parsed.format, VERSION, how.code, dict(columns or {}),
+        table.digest, plain.format, VERSION, how.code, dict(columns or {}),
         chosen.native, parts, on_bad_row, options.limit,
     )  # fmt: skip
-    name = f"{table.name}#{parsed.split}" if parsed.split else table.name
+    name = f"{table.name}#{plain.split}" if plain.split else table.name
 
     def records() -> Iterator[Record]:
         counts = {"rows": 0, "bad_rows": 0, "errors": [], "records": 0}
@@ -203,7 +157,7 @@ def _check(options: _Options) -> None:
 
 def _table(spec: Spec) -> Table:
     path = spec.path
-    if not store.exists(path) and _HUB_ID.fullmatch(path) and not is_data_file(path):
+    if not store.exists(path) and HUB_PATH.fullmatch(path) and not is_data_file(path):
         return hub_table(path, spec.revision)
     if not store.exists(path):
         raise FileNotFoundError(f"{path}: no such file or folder")
@@ -217,6 +171,19 @@ def _table(spec: Spec) -> Table:
             "file in it, or tfds: for a TFDS directory"
         )
     return saved_table(path)
+
+
+def _renamed(table: Table, splits: Mapping[str, str]) -> Table:
+    """The table with its splits under the names that a preset gives them."""
+    for native in splits.values():
+        if native not in table.splits:
+            raise ValueError(
+                f"{table.path}: no split {native!r}; it has {sorted(table.splits)}: "
+                "this revision is not the one the preset knows"
+            )
+    names = {native: name for name, native in splits.items()}
+    found = {names.get(n, n): reader for n, reader in table.splits.items()}
+    return table._replace(splits=found)
 
 
 def _file_table(path: str) -> Table:

@@ -59,7 +59,8 @@ def build_tokenizer(
 
     Args:
       spec: "byte" (256 bytes), "word" (one token a word of `words`), "bpe:N" (N tokens
-        in all, trained on `texts`), a folder, or a hub id with an optional @revision.
+        in all, trained on `texts`), a folder, or a hub id with an optional @revision,
+        which is resolved to a commit (`tokenizer_commit`).
       texts: what "bpe:N" is trained on; not read otherwise.
       words: vocabulary of "word"; not read otherwise.
 
@@ -192,9 +193,10 @@ def _pretrained(spec: str) -> "PreTrainedTokenizerFast":
             raise TokenizerError(f"tokenizer {spec!r}: no such folder; known: {KNOWN}")
         name, _, revision = spec.partition("@")
     try:
+        commit = "" if revision is None else _commit(name, revision)
         tokenizer = AutoTokenizer.from_pretrained(
             name,
-            revision=revision or "main",
+            revision=commit or "main",
             use_fast=True,
             trust_remote_code=False,
             local_files_only=os.path.isdir(name),
@@ -210,7 +212,15 @@ def _pretrained(spec: str) -> "PreTrainedTokenizerFast":
             f"tokenizer {spec!r} is a {type(tokenizer).__name__}, not a fast one: "
             "convert it to tokenizer.json"
         )
+    tokenizer.hub_commit = commit
     return tokenizer
+
+
+def _commit(name: str, revision: str) -> str:
+    """The commit of a branch, tag or commit of the hub; offline as the cache has it."""
+    import huggingface_hub
+
+    return huggingface_hub.resolve_revision(name, revision=revision or None).resolved
 
 
 def _damage(folder: str) -> str:
@@ -234,11 +244,14 @@ def save_tokenizer(
     """Writes the tokenizer and its template to a local folder, made when missing.
 
     Raises:
-      OSError: it cannot be made; the message says why.
+      OSError: it cannot be written; the message names the folder and says why.
     """
     # transformers logs that the path is a file, and returns.
     store.makedirs(os.fspath(folder))
-    tokenizer.save_pretrained(os.fspath(folder))
+    try:
+        tokenizer.save_pretrained(os.fspath(folder))
+    except Exception as error:  # the Rust library raises nothing more precise
+        raise OSError(f"{folder}: cannot write the tokenizer: {error}") from error
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerFast":
@@ -250,6 +263,11 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerFast":
     if not store.is_dir(os.fspath(folder)):
         raise TokenizerError(f"no tokenizer folder {os.fspath(folder)!r}")
     return _pretrained(os.fspath(folder))
+
+
+def tokenizer_commit(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """The hub commit, 40 hex digits, that it was loaded at; else empty."""
+    return getattr(tokenizer, "hub_commit", "")
 
 
 def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":

@@ -20,9 +20,9 @@ from rm_jax.report import plots, runs, tables
 # Title, unit, pattern of the metrics drawn together, level to compare with.
 _COIN_NLL, _COIN = (math.log(2), "coin"), (0.5, "coin")
 CURVES = (
-    ("Training loss", "loss", r"train/loss", None),
-    ("Negative log-likelihood", "nats a pair", r"(train|eval/.+)/nll", _COIN_NLL),
-    ("Accuracy", "share of pairs", r"(train|eval/.+)/accuracy", _COIN),
+    ("Training loss", "loss", r"train(/.+)?/loss", None),
+    ("Negative log-likelihood", "nats a pair", r"(train|eval)(/.+)?/nll", _COIN_NLL),
+    ("Accuracy", "share of pairs", r"(train|eval)(/.+)?/accuracy", _COIN),
     ("Learning rate", "rate", r"train/learning_rate", None),
     ("Gradient norm", "global norm", r"train/grad_norm", None),
 )

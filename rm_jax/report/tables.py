@@ -37,7 +37,9 @@ PROBE_COLUMNS = {
     "n": "edits",
 }
 # What evals.json holds of a set beside its metrics.
-PARTS = ("alarms", "reliability", "margin_histogram", "score_histogram", "probes")
+PARTS = (
+    "alarms", "reliability", "margin_histogram", "score_histogram", "probes", "sources",
+)  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -69,12 +71,16 @@ def final_evals(run: runs.Run) -> tuple[dict[str, Mapping[str, Any]], str]:
         old = run.eval_step is not None and run.eval_step < step
         note = f"Figures of step {run.eval_step}; the run has gone on to step {step}."
         return dict(run.evals), note if old else ""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Any]] = {}
     last = 0
     for line in run.metrics:
         for key, value in line.items():
             if match := re.fullmatch(r"eval/([^/]+)/(.+)", key):
-                found.setdefault(match[1], {})[match[2]] = value
+                source, _, figure = match[2].rpartition("/")
+                own = found.setdefault(match[1], {})
+                if source:
+                    own = own.setdefault("sources", {}).setdefault(source, {})
+                own[figure] = value
                 last = line["step"]
     if not found:
         return {}, "No evaluation yet."
@@ -147,10 +153,23 @@ def warnings(run: runs.Run, evals: Mapping[str, Mapping[str, Any]]) -> Iterator[
 
 
 def eval_table(evals: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One row an eval set; a column that no set has is left out."""
+    """One row an eval set, and below it one a source of a mixture.
+
+    A column that no set has is left out.
+    """
+    evals = {
+        row: values
+        for name, whole in evals.items()
+        for row, values in ((name, whole), *_sources(name, whole))
+    }
     keys = [k for k in COLUMNS if k in ALWAYS or any(k in v for v in evals.values())]
     rows = {name: [cell(v, k) for k in keys] for name, v in evals.items()}
     return Table([COLUMNS[k] for k in keys], rows)
+
+
+def _sources(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for source, own in (values.get("sources") or {}).items():
+        yield f"{name} / {source}", own
 
 
 def probe_table(evals: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -229,7 +248,11 @@ def _time(run: runs.Run) -> list[Tile]:
         return []
     took = str(datetime.timedelta(seconds=round(seconds)))
     speed = f"h:min:s; {np.median(rates):,.0f} pairs/s" if rates else "h:min:s"
-    return [Tile("Training time", Cell(took), speed)]
+    tiles = [Tile("Training time", Cell(took), speed)]
+    shares = [line["run/goodput"] for line in run.timing if "run/goodput" in line]
+    if shares:
+        tiles.append(Tile("Goodput", Cell(f"{shares[-1]:.1%}"), "of the time in steps"))
+    return tiles
 
 
 def _number(value: Any, count: bool = False) -> str:

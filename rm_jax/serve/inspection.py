@@ -46,6 +46,8 @@ def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
     data = datasets.open_data(model.config, store.join(run, "tokenizer"), say)
     seed = model.config.data_seed
     order = datasets.train_order(model.config.data, data.train, seed)
+    if model.config.train.overfit_one_batch:
+        order = order.only_first(model.config.batch.examples)
     loader = model.loader(data.train, order)
     batch = loader.batch_at(step)
     yield (

@@ -423,10 +423,13 @@ def test_a_local_path_has_no_revision(file):
         open_source(f"jsonl:{file}@main")
 
 
-class FakeBuilder:
-    """What the hub gives: a sha and two splits."""
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-    hash = "0123456789abcdef"
+
+class FakeBuilder:
+    """What the hub gives: rows in a cache folder named by their commit, two splits."""
+
+    name, cache_dir = "json", f"/cache/org___name/default/0.0.0/{COMMIT}"
 
     def download_and_prepare(self):
         pass
@@ -447,7 +450,7 @@ def hub_calls(monkeypatch):
     datasets = pytest.importorskip("datasets")
     calls = []
 
-    def load(id, revision):
+    def load(id, *, name, data_dir, revision):
         calls.append((id, revision))
         return FakeBuilder()
 
@@ -462,7 +465,7 @@ def test_a_hub_id_is_loaded_at_its_revision(hub_calls, name):
     assert hub_calls == [("Anthropic/hh-rlhf", "main")]
     assert [r.id for r in records] == [f"Anthropic/hh-rlhf:{i}" for i in (1, 2, 3)]
     assert records[0].prompt == (Message("user", "q0"),)
-    assert source.info["revision"] == "0123456789abcdef"
+    assert source.info["revision"] == COMMIT
     assert source.name == "Anthropic/hh-rlhf#test"
 
 
@@ -474,7 +477,7 @@ def test_a_hub_id_without_revision_or_split(hub_calls):
 def test_offline_names_the_id_and_the_way_out(monkeypatch):
     datasets = pytest.importorskip("datasets")
 
-    def load(id, revision):
+    def load(id, **options):
         raise ConnectionError("Couldn't reach the hub")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", load)
@@ -494,7 +497,7 @@ def test_offline_for_real():
 def test_no_such_data_set_is_said(monkeypatch):
     datasets = pytest.importorskip("datasets")
 
-    def load(id, revision):
+    def load(id, **options):
         raise datasets.exceptions.DatasetNotFoundError("404")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", load)

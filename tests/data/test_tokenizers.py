@@ -11,6 +11,7 @@ from rm_jax.data.tokenizers import (
     build_tokenizer,
     load_tokenizer,
     save_tokenizer,
+    tokenizer_commit,
     tokenizer_sha,
     train_bpe,
 )
@@ -194,3 +195,51 @@ def test_importing_the_data_layer_does_not_import_transformers():
         "assert not {'transformers', 'tokenizers', 'jinja2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "spec", ["owner/name@main", "owner/name", f"owner/name@{'b' * 40}"]
+)
+def test_a_tokenizer_of_the_hub_is_loaded_at_one_commit(monkeypatch, tmp_path, spec):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    transformers = pytest.importorskip("transformers")
+    commits = {"main": "a" * 40, None: "c" * 40}
+    loaded = []
+
+    def resolve(name, *, revision):
+        commit = commits.get(revision, revision)
+        return huggingface_hub.ResolvedRevision(commit, revision, name)
+
+    def load(name, *, revision, **options):
+        loaded.append((name, revision))
+        return build_tokenizer("byte")
+
+    monkeypatch.setattr(huggingface_hub, "resolve_revision", resolve)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", load)
+    tokenizer = build_tokenizer(spec)
+    _, _, revision = spec.partition("@")
+    want = commits.get(revision or None, revision)
+    assert loaded == [("owner/name", want)] and tokenizer_commit(tokenizer) == want
+    assert tokenizer_sha(tokenizer) == tokenizer_sha(build_tokenizer("byte"))
+
+
+def test_offline_a_branch_is_the_commit_that_the_cache_has(monkeypatch, tmp_path):
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repo, commit = tmp_path / "models--owner--name", "a" * 40
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    save_tokenizer(build_tokenizer("byte"), repo / "snapshots" / commit)
+    (repo / "snapshots" / commit / "config.json").write_text('{"model_type": "llama"}')
+    assert tokenizer_commit(build_tokenizer("owner/name@main")) == commit
+    assert tokenizer_commit(build_tokenizer(f"owner/name@{commit}")) == commit
+    with pytest.raises(TokenizerError, match="owner/name@v1.*Cannot resolve revision"):
+        build_tokenizer("owner/name@v1")
+
+
+def test_a_tokenizer_that_is_not_of_the_hub_has_no_commit(tmp_path):
+    tokenizer = build_tokenizer("byte")
+    save_tokenizer(tokenizer, tmp_path)
+    assert (
+        tokenizer_commit(tokenizer) == tokenizer_commit(load_tokenizer(tmp_path)) == ""
+    )

@@ -90,7 +90,7 @@ def write_predictions(run, name: str, table: evals.ScoreTable, evil: bool = Fals
 
 
 def write_training(run, steps: int = 300):
-    with writer.RunWriter(run, step=-1, tensorboard=False) as w:
+    with writer.RunWriter(run, step=-1) as w:
         for step in range(0, steps + 1, 10):
             nll = 0.45 + 0.3 * np.exp(-step / 60)
             wave = 0.02 * np.sin(step)
@@ -243,7 +243,7 @@ def test_texts_are_escaped(tmp_path):
     found = json.loads(store.read_text(run / "evals.json"))
     found["sets"]["<script>set"] = writer.to_json(figures(evil_set))
     store.write_json(run / "evals.json", found)
-    with writer.RunWriter(run, step=300, tensorboard=False) as w:
+    with writer.RunWriter(run, step=300) as w:
         w.alarm(300, "<script>n", EVIL)
         w.write_event(300, "<script>e", why=EVIL)
         w.write_metrics(300, {"eval/<script>set/nll": 1.0})
@@ -312,7 +312,7 @@ def test_unknown_predictions_list_the_known_ones(run):
 
 
 def test_numbers_that_are_none_come_back_and_are_warned_of(tmp_path):
-    with writer.RunWriter(tmp_path, step=-1, tensorboard=False) as w:
+    with writer.RunWriter(tmp_path, step=-1) as w:
         w.write_metrics(1, {"train/loss": 0.5})
         w.write_metrics(2, {"train/loss": float("nan")})
         w.write_metrics(3, {"train/loss": float("inf")})
@@ -529,3 +529,19 @@ def test_svg_has_an_escaped_description_and_names_with_math_signs():
 def test_control_characters_become_visible():
     assert html.visible("a\x00\x1b\n\tb") == "a␀␛\n\tb"
     assert html.visible(None) == ""
+
+
+def test_the_sources_of_a_mixture_have_rows_of_their_own(tmp_path):
+    own = {"n_pairs": 30, "accuracy": 0.61, "length_baseline": 0.55, "nll": 0.6}
+    whole = own | {"n_pairs": 70, "sources": {"help": own, "harm": own | {"nll": 0.7}}}
+    table = tables.eval_table({"valid": whole, "test": own})
+    assert list(table.rows) == ["valid", "valid / help", "valid / harm", "test"]
+    nll = table.headings.index("NLL, nats")
+    assert [row[nll].value for row in table.rows.values()] == [
+        "0.600", "0.600", "0.700", "0.600",
+    ]  # fmt: skip
+    line = {"step": 5, "eval/valid/nll": 0.6, "eval/valid/harm/nll": 0.7}
+    store.write_text(str(tmp_path / "metrics.jsonl"), json.dumps(line) + "\n")
+    store.write_text(str(tmp_path / "config.json"), "{}")
+    found, _ = tables.final_evals(runs.load_run(str(tmp_path)))
+    assert found == {"valid": {"nll": 0.6, "sources": {"harm": {"nll": 0.7}}}}

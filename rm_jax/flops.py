@@ -1,0 +1,116 @@
+"""Model FLOPs of a step by formula, and the peak of known devices: the two of MFU.
+
+MFU = model FLOPs a second / peak FLOPs a second (Chowdhery et al. 2022, PaLM, appendix
+B). Model FLOPs are those of the matrix products that the mathematics asks for, forward
+once and backward twice; what is recomputed, padded or spent on norms is not counted.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from rm_jax.data.loader import StepBatch
+from rm_jax.models import ArchConfig
+from rm_jax.types import PackedBatch
+
+BACKWARD = 2  # a product's two gradients cost as much as it, each
+
+# Pattern of jax's device_kind -> peak bfloat16 FLOP/s of one, dense. Sources: the
+# pages "System architecture" of Cloud TPU ("peak compute per chip (bf16)"); NVIDIA's
+# data sheets of A100, H100 and H200, halved where they count sparsity; for B200 that of
+# the HGX board with 8.
+PEAKS: tuple[tuple[str, float], ...] = (
+    (r"TPU v4$", 275e12),
+    (r"TPU v5 lite|TPU v5e", 197e12),
+    (r"TPU v5p?$", 459e12),
+    (r"TPU v6 lite|TPU v6e", 918e12),
+    (r"A100", 312e12),
+    (r"H100 PCIe", 756e12),
+    (r"H100 NVL", 835e12),
+    (r"H100", 989e12),
+    (r"H200 NVL", 835e12),
+    (r"H200", 989e12),
+    (r"\bB200", 2250e12),
+)
+
+
+def peak_flops(device_kinds: Sequence[str]) -> float | None:
+    """FLOP/s that devices could do together, bfloat16; None where one is not known."""
+    each = [_peak(kind) for kind in device_kinds]
+    return None if None in each else sum(each)
+
+
+def _peak(kind: str) -> float | None:
+    return next((peak for name, peak in PEAKS if re.search(name, kind)), None)
+
+
+def step_flops(arch: ArchConfig, batch: StepBatch, token_logp: bool) -> float:
+    """Model FLOPs of a training step: 3 x `forward_flops` of its chunks, of all hosts.
+
+    Where each host holds some of the rows, theirs are taken to be like ours.
+
+    Args:
+      arch: the model.
+      batch: of the loader.
+      token_logp: whether the LM head is computed, too.
+    """
+    total = 0.0
+    for (chunk, _), shape in zip(batch.chunks, batch.shapes, strict=True):
+        hosts = shape.rows / len(chunk.tokens)
+        total += hosts * forward_flops(arch, chunk, token_logp)
+    return (1 + BACKWARD) * total
+
+
+def forward_flops(arch: ArchConfig, batch: PackedBatch, token_logp: bool) -> float:
+    """FLOPs of the matrix products of one forward pass, 2 a multiplication.
+
+    2 N a token, where N counts the weights of the products (Hoffmann et al. 2022,
+    appendix F), plus 4 n_heads head_dim for each key that a token sees, in each layer.
+    A prompt that responses share counts once, as it is computed once; of keys only
+    those behind the mask count (PaLM counts all T of a sequence). With "last" pooling
+    the last layer has queries, output and MLP at scored tokens only.
+
+    Args:
+      arch: the model.
+      batch: one chunk, or this host's rows of it, as numpy arrays.
+      token_logp: whether the LM head is computed at the responses' tokens.
+    """
+    a, d = arch, arch.d_model
+    heads = a.n_heads * a.head_dim
+    kv = 2 * d * a.n_kv_heads * a.head_dim
+    rest = 2 * d * heads + 3 * d * a.d_ff  # queries, output, gated MLP
+    tokens = int(np.count_nonzero(batch.segments))
+    scored = int(np.count_nonzero(batch.slot_ids[..., 0] >= 0))
+    at_slots = a.pooling == "last" and not token_logp
+    last = scored if at_slots else tokens
+    weights = a.n_layers * tokens * kv + ((a.n_layers - 1) * tokens + last) * rest
+    weights += scored * d  # the head
+    if token_logp:
+        weights += int(np.count_nonzero(batch.branches)) * a.vocab_size * d
+    layers = range(a.n_layers)
+    seen = {w: keys_seen(batch, w, a.attention == "causal") for w in set(a.windows)}
+    pairs = [int(seen[a.window(layer)].sum()) for layer in layers]
+    if at_slots:
+        at = np.take_along_axis(seen[a.window(layers[-1])], batch.slots, axis=1)
+        pairs[-1] = int(at[batch.slot_ids[..., 0] >= 0].sum())
+    return 2.0 * weights + 4.0 * heads * sum(pairs)
+
+
+def keys_seen(batch: PackedBatch, window: int, causal: bool) -> Int[np.ndarray, "b t"]:
+    """How many keys each token attends to; 0 for padding.
+
+    Causal: those of its prompt and its own response up to itself, position + 1, at most
+    the window. Otherwise: its whole segment, on both sides of it up to the window.
+    """
+    real, at = np.asarray(batch.segments) > 0, np.asarray(batch.positions) + 1
+    wide = window or at.shape[1]
+    if causal:
+        return np.where(real, np.minimum(at, wide), 0)
+    seen = np.zeros(at.shape, np.int64)
+    for b, s in np.argwhere(real & (at == 1)):  # where a segment begins
+        own = batch.segments[b] == batch.segments[b, s]
+        n, i = int(own.sum()), at[b, own]
+        seen[b, own] = np.minimum(i, wide) + np.minimum(n - i, wide - 1)
+    return seen

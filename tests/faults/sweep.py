@@ -1,0 +1,222 @@
+"""Lets a run of 40 steps fail or die at every write, rename and delete, and restarts it.
+
+    python tests/faults/sweep.py              everything; most of an hour on two cores
+    python tests/faults/sweep.py --sample 60  a quick look, evenly spread
+
+Every call that changes a file of the run directory or of the token cache is a point: of
+ours, and of Orbax, tensorstore, pyarrow and the tokenizers. An undisturbed run lists
+them. At each the run is killed before the call; a write is also cut in half and then
+killed; the call fails once (EIO); and from it on the disk stays full (ENOSPC) or cannot
+be written (EROFS). Then the same command runs again, undisturbed, and must leave what
+a run leaves that nothing happened to: parameters, optimiser, metrics, evaluations and
+predictions, equal to the bit. A run that met an error may survive it, or end with one
+line that names a path.
+
+A point is (call, path, n-th time), so threads that take turns differently do not move
+it; what is random in a path is a `*`. The last lines are the figure.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import contextlib
+import os
+import queue
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import compare
+import rig as rigs
+import shim
+from points import Fault, faults_of, points_of, sample, unlogged
+from rig import Rig
+
+
+class Outcome(NamedTuple):
+    """What came of a fault; every text is empty where all is well.
+
+    Attributes:
+      name: of the fault.
+      mode: of the fault.
+      reached: whether it came about.
+      wrong: what differs after the restart.
+      unclear: what is wrong with the error message.
+      left: scratch files that stay for ever.
+      seconds: both runs took.
+    """
+
+    name: str
+    mode: str
+    reached: bool
+    wrong: str
+    unclear: str
+    left: list[str]
+    seconds: float
+
+
+class Plan(NamedTuple):
+    """What there is to do with a variant, and what an undisturbed run of it leaves."""
+
+    faults: list[Fault]
+    points: int
+    wanted: dict[str, str]
+
+
+def disturb(rig: Rig, plan: Plan, faults: Sequence[Fault]) -> Outcome:
+    """A run with each fault in turn; then one without; compared."""
+    rig.clear()
+    reached, unclear, seconds, name = True, "", 0.0, []
+    for one in faults:
+        run = rig.run(one)
+        reached = reached and rigs.hit(run.calls)
+        seconds += run.seconds
+        name.append(f"{one.mode} {one.point.name(rig.folder)}")
+        if one.mode in ("kill", "half"):
+            unclear = unclear or ("" if run.code == -9 else f"exit code {run.code}")
+        else:
+            unclear = unclear or rigs.unclear(run, rig.folder)
+        if unclear:
+            unclear += f"; it said: {run.said[-600:]}"
+    again = rig.run()
+    wrong = _wrong(rig, again, plan.wanted)
+    left = compare.leftovers(rig.run_dir, rig.tokens)
+    return Outcome(
+        " then ".join(name), faults[0].mode, reached, wrong, unclear if reached else "",
+        left, seconds + again.seconds,
+    )  # fmt: skip
+
+
+def _wrong(rig: Rig, run: rigs.Run, wanted: dict[str, str]) -> str:
+    if run.code != 0:
+        return f"the restart ends with {run.code}: {run.said[-400:]}"
+    try:
+        return ", ".join(compare.differences(rig.facts(), wanted))
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def explore(rig: Rig, only: str) -> Plan:
+    """Runs undisturbed, twice: all points, and what must come out every time."""
+    found = []
+    for _ in range(2):
+        rig.clear()
+        run = rig.run()
+        if run.code != 0:
+            raise RuntimeError(f"the undisturbed run ends with {run.code}: {run.said}")
+        found.append((run.calls, rig.facts()))
+    (calls, wanted), (_, again) = found
+    if wrong := compare.differences(wanted, again):
+        raise RuntimeError(f"two undisturbed runs differ: {wrong}")
+    if unseen := unlogged(found[1][0], compare.sizes(rig.run_dir, rig.tokens)):
+        raise RuntimeError(f"the shim has not seen all that was written to {unseen}")
+    only = only.replace("JOINED", "|".join(rig.joined()) or "JOINED")
+    points = [p for p in points_of(calls) if re.search(only, p.pattern)]
+    return Plan(faults_of(points), len(points), wanted)
+
+
+def doubles(rig: Rig, plan: Plan, first: int, second: int) -> list[tuple[Fault, Fault]]:
+    """Kills and then, in the restart, kills again: a sample of the pairs."""
+    pairs = []
+    kills = [fault for fault in plan.faults if fault.mode in ("kill", "half")]
+    for fault in sample(kills, first) if first else ():
+        rig.clear()
+        rig.run(fault)
+        again = faults_of(points_of(rig.run().calls))
+        again = [f for f in again if f.mode in ("kill", "half")]
+        pairs += [(fault, other) for other in sample(again, second)]
+    return pairs
+
+
+def sweep(folder: str, args: argparse.Namespace) -> list[Outcome]:
+    """Every fault of every variant, by so many workers at a time."""
+    library = shim.compile_to(folder)
+    outcomes: list[Outcome] = []
+    for variant, knobs in rigs.VARIANTS.items():
+        if args.variant not in ("", variant):
+            continue
+        with contextlib.ExitStack() as stack:
+            free: queue.Queue[Rig] = queue.Queue()
+            for worker in range(args.workers):
+                at = f"{folder}/{variant}{worker}"
+                rig = Rig(at, library, rigs.compile_cache(), knobs)
+                free.put(stack.enter_context(rig))
+            outcomes += _variant(variant, free, args)
+    return outcomes
+
+
+def _variant(
+    variant: str, free: queue.Queue, args: argparse.Namespace
+) -> list[Outcome]:
+    rig = free.get()
+    plan = explore(rig, args.only or rigs.ONLY[variant])
+    print(f"{variant}: {plan.points} points, {len(plan.faults)} faults", flush=True)
+    work = [(fault,) for fault in sample(plan.faults, args.sample)]
+    if variant == "plain":
+        work += doubles(rig, plan, args.doubles, args.doubles)
+    free.put(rig)
+    started = time.monotonic()
+
+    def one(faults: tuple[Fault, ...]) -> Outcome:
+        rig = free.get()
+        try:
+            return disturb(rig, plan, faults)
+        finally:
+            free.put(rig)
+
+    done = []
+    with concurrent.futures.ThreadPoolExecutor(args.workers) as pool:
+        for outcome in pool.map(one, work):
+            done.append(outcome)
+            _say(outcome, len(done), len(work), time.monotonic() - started)
+    return done
+
+
+def _say(outcome: Outcome, n: int, total: int, seconds: float) -> None:
+    if outcome.wrong:
+        print(f"DIFFERENCE {outcome.name}: {outcome.wrong}", flush=True)
+    if outcome.unclear:
+        print(f"UNCLEAR {outcome.name}: {outcome.unclear}", flush=True)
+    if not outcome.reached:
+        print(f"NOT REACHED {outcome.name}", flush=True)
+    if n % 20 == 0 or n == total:
+        print(f"{n} of {total}, {seconds:.0f} s", flush=True)
+
+
+def figure(outcomes: list[Outcome]) -> dict[str, int]:
+    """The numbers to report."""
+    modes = collections.Counter(o.mode for o in outcomes if o.reached)
+    return {
+        "faults": len(outcomes),
+        **{mode: modes[mode] for mode in ("kill", "half", "eio", "full", "read_only")},
+        "not reached": sum(not o.reached for o in outcomes),
+        "unclear errors": sum(bool(o.unclear) for o in outcomes),
+        "with scratch files left": sum(bool(o.left) for o in outcomes),
+        "differences": sum(bool(o.wrong) for o in outcomes),
+    }
+
+
+def main() -> int:
+    """Prints the figure; 0 where nothing differs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, default=0, help="faults; 0 is all")
+    parser.add_argument("--doubles", type=int, default=5, help="n x n kills twice")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", default="", help="points whose path fits this regex")
+    parser.add_argument("--variant", default="", choices=("", *rigs.VARIANTS))
+    args = parser.parse_args()
+    if why := shim.missing():
+        print(f"cannot inject faults: {why}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="rm_jax.faults.") as folder:
+        outcomes = sweep(os.path.realpath(folder), args)
+    numbers = figure(outcomes)
+    print(", ".join(f"{n} {name}" for name, n in numbers.items()))
+    return int(any(o.wrong or o.unclear or not o.reached for o in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
