@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 
 from rm_jax.data.cache import TokenSet
 
-BLOCK = 65_536  # examples checked at a time
+BLOCK = 8192  # examples checked at a time
 
 
 class PackError(ValueError):

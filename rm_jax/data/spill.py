@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int, UInt64
 
-RUN = 1 << 18  # pairs in memory at a time; 16 bytes each
+RUN = 1 << 16  # pairs in memory at a time; 16 bytes each
 
 
 class Spill:
