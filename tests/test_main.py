@@ -653,3 +653,13 @@ def test_a_traceback_on_request(rm_jax, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["rm-jax", "trian"])
     with pytest.raises(main.UsageError, match="trian"):
         main.entry()
+
+
+def test_overfit_one_batch_is_a_knob(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        train_module, "train", lambda config, workdir: asked.append(config)
+    )
+    for flags in ([], ["--overfit-one-batch"]):
+        main.run([*train(tmp_path / "run", tmp_path / "tokens"), *flags])
+    assert [c.train.overfit_one_batch for c in asked] == [False, True]

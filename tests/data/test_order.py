@@ -92,3 +92,11 @@ def test_amounts_that_cannot_be_had_are_refused():
         ValueError, match=r"train.b.weight = 1e-05 is less than 1/10000"
     ):
         mixture({"a": 30, "b": 5}, {"a": 1, "b": 1e-5})
+
+
+def test_only_first_has_the_same_items_in_every_lap():
+    whole = order.of_one(20, 3)
+    few = whole.only_first(6)
+    laps = [items(few, 6 * e, 6 * e + 6) for e in range(5)]
+    assert all(sorted(lap) == sorted(items(whole, 0, 6)) for lap in laps)
+    assert len(set(map(tuple, laps))) > 2 and few.epoch == 20
