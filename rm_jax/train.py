@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import numpy as np
 
-from rm_jax import cluster, rundir, store
+from rm_jax import cluster, rundir, schemas, store
 from rm_jax import losses as losses_module
 from rm_jax.build import (
     Built,
+    begin_session,
     build,
     check_model,
     check_same,
@@ -127,6 +128,8 @@ def train(
                 f"the run has {start.step} steps already, config.train.duration = "
                 f"{config.train.duration!r} is {built.total}: make it longer"
             )
+        if first:
+            begin_session(workdir, built, start.step)
         writer = RunWriter(
             workdir,
             step=start.step if continued else -1,
@@ -327,12 +330,14 @@ def finish(
       Stopped: a signal came; the same command evaluates again.
     """
     path = store.join(workdir, "evals.json")
-    done = store.read_json(path) if store.exists(path) else {}
+    done = {}
+    if store.exists(path):
+        done = schemas.checked("evals.json", store.read_json(path), path)
     cluster.wait("finish")  # all have read it before it is written
     if done.get("step") != built.total:
         score = score_fn(built, state)
         encoder = Encoder(built.data.contract, built.data.tokenizer)
-        done = {"step": built.total, "sets": {}}
+        done = schemas.stamped("evals.json", {"step": built.total, "sets": {}})
         for name, specs in built.data.specs.items():
             if name != "train":
                 done["sets"][name] = evaluate_set(

@@ -10,13 +10,13 @@ import pytest
 # Lowest first. A file imports from lower layers and from its own package, never from a
 # neighbour in its layer: so any of them can be read, tested and replaced alone.
 LAYERS = (
-    ("types", "objects"),
+    ("types", "objects", "schemas"),
     ("store", "limits", "digest", "backend", "sharding", "progress"),
     ("cluster",),
     ("config", "manifest", "writer"),
     ("data", "models", "losses", "optim"),
-    ("state", "evals"),
-    ("step", "checkpoint", "report", "rundir"),
+    ("state", "evals", "plugins"),
+    ("step", "checkpoint", "report", "rundir", "provenance"),
     ("build", "steplog"),
     ("train", "serve"),
     ("main",),

@@ -24,7 +24,7 @@ from rm_jax import store
 from rm_jax.data.contract import Encoded, Encoder, prompt_tokens
 from rm_jax.data.schema import Record
 
-VERSION = 2
+VERSION = 3
 # name -> dtype of the array; "tokens" takes two bytes where the vocabulary allows.
 ARRAYS = {
     "branch_start": np.int64,  # [branches + 1] offsets into tokens
@@ -42,7 +42,7 @@ ARRAYS = {
 }
 META = {
     "attributes", "audit", "bytes", "counts", "examples", "fields", "max_responses",
-    "source", "sources", "token_dtype", "tokens", "truncation", "version",
+    "schema_version", "source", "sources", "token_dtype", "tokens", "truncation",
 }  # fmt: skip
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TYPECODES = {np.int64: "q", np.int32: "i", np.float32: "f"}
@@ -199,7 +199,7 @@ def _create(final: pathlib.Path, write: Callable) -> TokenSet:
     scratch = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}.tmp")
     scratch.mkdir(parents=True)
     try:
-        meta = {"version": VERSION, **write(scratch)}
+        meta = {"schema_version": VERSION, **write(scratch)}
         meta["bytes"] = {p.name: p.stat().st_size for p in sorted(scratch.glob("*.*"))}
         store.write_json(scratch / "meta.json", meta)
         if final.exists() and not (final / "meta.json").exists():
@@ -320,9 +320,9 @@ def open_cache(directory: str | os.PathLike) -> TokenSet:
 def _open(folder: pathlib.Path) -> TokenSet:
     path = folder / "meta.json"
     meta = store.read_json(path)
-    if not isinstance(meta, dict) or meta.get("version") != VERSION:
-        found = meta.get("version") if isinstance(meta, dict) else None
-        raise ValueError(f"{folder} has version {found}, this code reads {VERSION}")
+    if not isinstance(meta, dict) or meta.get("schema_version") != VERSION:
+        found = meta.get("schema_version") if isinstance(meta, dict) else None
+        raise ValueError(f"{folder} has schema_version {found}, this code reads {VERSION}")
     if missing := sorted(META - set(meta)):
         raise ValueError(f"{path}: misses {missing}")
     for name, size in meta["bytes"].items():
