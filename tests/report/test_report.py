@@ -422,7 +422,7 @@ def test_no_pairs_no_mistakes_yet_a_page(tmp_path):
     assert runs.worst_mistakes(table) == []
     store.makedirs(tmp_path / "predictions")
     pq.write_table(table, tmp_path / "predictions" / "a.parquet")
-    store.write_text(tmp_path / "config.json", "{}")
+    store.write_text(tmp_path / "config.json", '{"schema_version": 1}')
     page = store.read_text(report.write_report(tmp_path))
     assert "Lengths or scores are all the same" in page
 
@@ -451,7 +451,7 @@ def test_scores_that_are_none_are_warned_of(tmp_path):
     ]
     store.makedirs(tmp_path / "predictions")
     pq.write_table(table_of(rows), tmp_path / "predictions" / "a.parquet")
-    store.write_text(tmp_path / "config.json", "{}")
+    store.write_text(tmp_path / "config.json", '{"schema_version": 1}')
     page = store.read_text(report.write_report(tmp_path))
     assert "a: 1 of 2 scores are not finite" in page
 
