@@ -3,7 +3,7 @@
     python tests/golden/make.py NEW_FOLDER
 
 Writes NEW_FOLDER/rows.jsonl and NEW_FOLDER/run: 40 invented comparisons of two or three
-answers, a byte tokenizer, a decoder of width 16. The run stops after 3 of its 6 steps
+answers, a byte tokenizer, a decoder of width 8. The run stops after 3 of its 6 steps
 and is continued. README.md says when, and why never twice into the same folder.
 """
 
@@ -24,11 +24,11 @@ KNOBS = {
     "contract.max_length": 64,
     "contract.max_response": 32,
     "contract.pooling": "mean",
-    "model.d_model": 16,
+    "model.d_model": 8,
     "model.n_layers": 2,
     "model.n_heads": 2,
     "model.n_kv_heads": 1,
-    "model.d_ff": 32,
+    "model.d_ff": 16,
     "model.vocab_multiple": 8,
     "model.head_init": "normal",
     "batch.examples": 8,
