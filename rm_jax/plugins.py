@@ -57,7 +57,7 @@ def find(
     regularizers: Mapping[str, Any] = REGULARIZERS,
     run: str = "",
 ) -> dict[str, Plugin]:
-    """"KIND NAME" -> plug-in: all that the config names and rm_jax does not have.
+    """ "KIND NAME" -> plug-in: all that the config names and rm_jax does not have.
 
     Args:
       config: of the run.

@@ -322,7 +322,9 @@ def _open(folder: pathlib.Path) -> TokenSet:
     meta = store.read_json(path)
     if not isinstance(meta, dict) or meta.get("schema_version") != VERSION:
         found = meta.get("schema_version") if isinstance(meta, dict) else None
-        raise ValueError(f"{folder} has schema_version {found}, this code reads {VERSION}")
+        raise ValueError(
+            f"{folder} has schema_version {found}, this code reads {VERSION}"
+        )
     if missing := sorted(META - set(meta)):
         raise ValueError(f"{path}: misses {missing}")
     for name, size in meta["bytes"].items():

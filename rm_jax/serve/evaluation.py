@@ -72,9 +72,7 @@ def evaluate_run(
     store.write_text(store.join(out, "config.json"), text)
     store.write_text(store.join(out, "contract.json"), model.contract.to_json())
     store.write_json(store.join(out, "arch.json"), model.arch.to_json())
-    done = schemas.stamped(
-        "evals.json", {"step": model.step, "sets": {name: values}}
-    )
+    done = schemas.stamped("evals.json", {"step": model.step, "sets": {name: values}})
     store.write_json(store.join(out, "evals.json"), to_json(done))
     for line in summary_lines(done["sets"]):
         print(line)

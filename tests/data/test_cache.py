@@ -183,7 +183,9 @@ def test_meta_that_does_not_fit_the_arrays_is_refused(built, change):
         cache.open_cache(built.directory)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", '{"schema_version": 1}', "\0", "[" * 10**5])
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"schema_version": 1}', "\0", "[" * 10**5]
+)
 def test_meta_that_is_something_else_is_refused(built, text):
     (built.directory / "meta.json").write_text(text)
     with pytest.raises(CacheError, match="/set.*delete .*set"):
