@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rm_jax import cluster, models, rundir, sharding, store
+from rm_jax import (
+    cluster,
+    models,
+    plugins,
+    provenance,
+    rundir,
+    schemas,
+    sharding,
+    store,
+)
 from rm_jax import losses as losses_module
 from rm_jax.config import ConfigError, parse_duration
 from rm_jax.data import datasets, pack
@@ -17,6 +26,7 @@ from rm_jax.evals.score import ScoreFn
 from rm_jax.flops import step_flops
 from rm_jax.models import ArchConfig
 from rm_jax.optim import make_optimizer
+from rm_jax.plugins import Plugin
 from rm_jax.state import TrainState, new_state, plan
 from rm_jax.step import Step, make_score, make_step
 from rm_jax.types import Labels, PackedBatch
@@ -37,6 +47,7 @@ class Built(NamedTuple):
       score: (params, batch, labels) -> scores, a program.
       flops: model FLOPs of a training step.
       total: steps of the whole run.
+      plugins: name -> code from outside.
     """
 
     data: datasets.Data
@@ -50,6 +61,7 @@ class Built(NamedTuple):
     score: Callable[..., Any]
     flops: Callable[[StepBatch], float]
     total: int
+    plugins: dict[str, Plugin]
 
 
 def build(
@@ -61,6 +73,9 @@ def build(
 ) -> Built:
     """Makes everything a run needs, cheapest checks first; compiles nothing."""
     objective = losses_module.choose(config.loss, losses, regularizers)
+    found = plugins.find(config, losses, regularizers, workdir or "")
+    info = rundir.run_json(workdir) if workdir is not None else {}
+    plugins.check_same(workdir, info, found)
     mesh = sharding.make_mesh(config.mesh)
     shapes = pack.shapes(
         config.batch.row_lengths,
@@ -69,9 +84,8 @@ def build(
     )
     for shape in shapes:
         sharding.rows_divide(mesh, shape.rows, f"chunk of row length {shape.length}")
-    kept = None  # the run's own tokenizer; run.json is written after it
-    if workdir is not None and store.exists(store.join(workdir, "run.json")):
-        kept = store.join(workdir, "tokenizer")
+    # The run's own tokenizer; run.json is written after it.
+    kept = store.join(workdir, "tokenizer") if info else None
     with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
@@ -137,7 +151,18 @@ def build(
     score = make_score(apply, mesh, shardings.params)
     work = lambda batch: step_flops(arch, batch, objective.needs_token_logp)
     return Built(
-        data, arch, mesh, loaders, new, abstract, shardings, step, score, work, total
+        data,
+        arch,
+        mesh,
+        loaders,
+        new,
+        abstract,
+        shardings,
+        step,
+        score,
+        work,
+        total,
+        found,
     )
 
 
@@ -172,20 +197,31 @@ def describe(config: Any, workdir: str, built: Built) -> None:
             store.remove_tree(at("tokenizer"))
         with store.new_folder(at("tokenizer")) as folder:
             save_tokenizer(built.data.tokenizer, folder)
+    plugins.copy(workdir, built.plugins)
     store.write_text(at("contract.json"), built.data.contract.to_json())
     store.write_json(at("arch.json"), built.arch.to_json())
     sets = {"train": built.data.train, **built.data.evals}
     more = {
-        "mesh": dict(built.mesh.shape),
+        "data": provenance.sets_record(sets),
         "specs": built.data.specs,
         "contamination": built.data.contamination,
+        "contract_sha256": built.data.contract.sha(),
         "tokenizer_sha": built.data.contract.tokenizer_sha,
         "tokenizer_commit": tokenizer_commit(built.data.tokenizer),
+        "plugins": {name: p.to_json() for name, p in built.plugins.items()},
         "parameters": sum(x.size for x in jax.tree.leaves(built.shapes.params)),
         "steps": built.total,
     }
-    metas = {n: {**s.meta, "cache": s.directory.name} for n, s in sets.items()}
-    store.write_json(at("run.json"), rundir.provenance(config, metas, more))
+    sessions = rundir.run_json(workdir).get("sessions", [])
+    text = rundir.config_text(config)
+    record = provenance.run_record(config, text, sessions, more)
+    store.write_json(at("run.json"), record)
+
+
+def begin_session(workdir: str, built: Built, step: int) -> None:
+    """Notes in run.json that this process goes on from `step`."""
+    more = {"mesh": dict(built.mesh.shape)}
+    provenance.add_session(store.join(workdir, "run.json"), step, more)
 
 
 def check_same(workdir: str, built: Built) -> None:
@@ -194,17 +230,22 @@ def check_same(workdir: str, built: Built) -> None:
     Raises:
       ConfigError: naming the set or the contract; nothing was written.
     """
-    path = store.join(workdir, "run.json")
-    if not store.exists(path):  # killed before it was written: nothing was trained
+    info = rundir.run_json(workdir)
+    if not info:  # killed before it was written: nothing was trained
         return
-    old = store.read_json(path)["data"]
     sets = {"train": built.data.train, **built.data.evals}
-    changed = [n for n, s in sets.items() if old[n]["cache"] != s.directory.name]
+    changed = [
+        f"content of {name!r}"
+        for name, data in sets.items()
+        if info["data"][name]["fingerprints"] != provenance.fingerprints(data)
+    ]
+    if info["contract_sha256"] != built.data.contract.sha():
+        changed.append("contract")
     if changed:
         raise ConfigError(
-            f"{workdir} was made with other content of {changed}, or another contract "
-            "(a file, a hub revision or a template has changed): choose another "
-            "--workdir, or bring the old data back"
+            f"{workdir} was made with another {', another '.join(changed)} (a file, a "
+            "hub revision or a template has changed): choose another --workdir, or "
+            "bring the old one back"
         )
 
 
@@ -215,7 +256,7 @@ def check_model(where: str, meta: Mapping[str, Any], built: Built) -> None:
       ConfigError: naming the fields that differ.
     """
     own, other = built.arch.to_json(), meta["arch"]
-    fresh = ("dropout", "remat", "dtype", "head_init", "attention_block")
+    fresh = ("dropout", "remat", "dtype", "head_init", "attention_block", schemas.KEY)
     changed = [
         f"{k}: {other.get(k)!r} -> {own[k]!r}"
         for k in own

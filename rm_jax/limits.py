@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-SCHEMA_VERSION = 1  # of the list of knobs
+from rm_jax import schemas
+
 UNITS = ("steps", "epochs", "examples")
 CHOICES = {
     "data.on_bad_row": ("raise", "drop"),
@@ -151,11 +152,8 @@ def check(v: Mapping[str, Any]) -> None:
 
 
 def _check_values(v: Mapping[str, Any]) -> None:
-    if v["schema_version"] != SCHEMA_VERSION:
-        raise ConfigError(
-            f"config.schema_version = {v['schema_version']}: this rm_jax reads "
-            f"{SCHEMA_VERSION}: use the rm_jax that wrote the config"
-        )
+    if why := schemas.problem("config.json", v["schema_version"]):
+        raise ConfigError(f"config: {why}")
     for key, known in CHOICES.items():
         if v[key] not in known:
             raise ConfigError(f"config.{key} = {v[key]!r}: known are {list(known)}")

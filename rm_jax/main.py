@@ -19,6 +19,7 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax eval    --checkpoint RUN --data SPEC --out DIR
   rm-jax score   --checkpoint RUN --input X.jsonl --output Y.jsonl
   rm-jax inspect RUN --step N
+  rm-jax diff    RUN_A RUN_B
   rm-jax data prepare   --data SPEC --out DIR
   rm-jax data tokenizer --data SPEC --vocab N --out DIR
   rm-jax data audit     --data SPEC
@@ -210,6 +211,24 @@ def _inspect(arguments: list[str]) -> None:
         print(line)
 
 
+def _diff(arguments: list[str]) -> int:
+    parser = _parser("diff", "Say what differs between two runs.")
+    parser.add_argument("a", metavar="RUN_A", help="a run directory, local or gs://")
+    parser.add_argument("b", metavar="RUN_B", help="another, or one of `rm-jax eval`")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.epilog = "Exit code: 0 nothing differs, 3 something does, 1 an error."
+    args = parser.parse_args(arguments)
+    from rm_jax.report.diff import diff, text_lines
+    from rm_jax.writer import to_json
+
+    found = diff(args.a, args.b)
+    if args.json:
+        print(json.dumps(to_json(found.to_json())))
+    else:
+        print("\n".join(text_lines(found)))
+    return 0 if found.same else 3
+
+
 def _prepare(arguments: list[str]) -> None:
     parser = _parser("data prepare", "Write a source into a TFDS directory.")
     _add_data(parser)
@@ -272,6 +291,7 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
     "eval": _eval,
     "score": _score,
     "inspect": _inspect,
+    "diff": _diff,
     "data prepare": _prepare,
     "data tokenizer": _tokenizer,
     "data audit": _audit,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rm_jax import store
+from rm_jax import schemas, store
 from rm_jax.digest import digests
 
 PyTree = Any
@@ -58,6 +58,7 @@ def make_manifest(
             raise TypeError(f"{name} is {type(x).__name__}; want a jax array")
     found = digests(arrays)
     body = {
+        schemas.KEY: schemas.VERSIONS["checkpoint"],
         "step": int(step),
         "meta": _json("meta", dict(meta)),
         "metrics": {
@@ -76,6 +77,7 @@ def read_manifest(path: str, step: int) -> Manifest:
 
     Raises:
       DamagedCheckpoint: it is missing, or not what was written.
+      SchemaError: it is sound, and of a newer rm_jax: no older step takes its place.
     """
     try:
         value = store.read_json(path)
@@ -83,6 +85,8 @@ def read_manifest(path: str, step: int) -> Manifest:
         raise DamagedCheckpoint(str(error)) from error
     if not isinstance(value, dict) or value.pop("sha256", None) != _sha256(value):
         raise DamagedCheckpoint(f"{path}: its content does not match its sha256")
+    schemas.checked("checkpoint", value, path)
+    del value[schemas.KEY]
     if value["step"] != step:
         raise DamagedCheckpoint(f"{path}: is of step {value['step']}, not {step}")
     return Manifest(**value)

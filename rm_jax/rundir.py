@@ -1,26 +1,17 @@
 """The run directory: claimed once, described by data, refused when the config changed.
 
-config.json, contract.json, arch.json, run.json, tokenizer/, metrics.jsonl,
+config.json, contract.json, arch.json, run.json, tokenizer/, plugins/, metrics.jsonl,
 timing.jsonl, events.jsonl, sinks.json, checkpoints/, predictions/, example_losses/,
 profile/, evals.json, report.html.
 Evaluation, serving, export and reports read only these, never a Python config.
 """
 
 import json
-import os
-import platform
-import subprocess
-import sys
-from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
-import jax
+from rm_jax import schemas, store
+from rm_jax.config import ConfigError, flatten, load, parse_duration
 
-from rm_jax import store
-from rm_jax.config import ConfigError, flatten, parse_duration
-
-SCHEMA_VERSION = 1
 # What may change when a run is continued: how long it is, and what is only seen.
 MAY_CHANGE = (
     "name",
@@ -37,10 +28,6 @@ MAY_CHANGE = (
     "train.compile_cache",
 )
 GROWS = "train.duration"
-PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
-    "datasets", "tensorflow-datasets", "ml-collections",
-)  # fmt: skip
 
 
 def config_text(config: Any) -> str:
@@ -66,7 +53,9 @@ def claim(workdir: str, config: Any) -> bool:
                 f"{workdir} is not empty and holds no run: choose another --workdir"
             )
         return False
-    old = flatten(store.read_json(path))
+    schemas.check_lines(run_json(workdir), workdir)
+    # With today's defaults for knobs that were not there yet.
+    old = flatten(json.loads(config_text(load(path))))
     new = flatten(json.loads(config_text(config)))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
@@ -83,68 +72,18 @@ def claim(workdir: str, config: Any) -> bool:
     return True
 
 
+def run_json(workdir: str) -> dict[str, Any]:
+    """run.json; {} where the run was killed before it was written.
+
+    Raises:
+      SchemaError: it is of a newer rm_jax.
+    """
+    path = store.join(workdir, "run.json")
+    if not store.exists(path):
+        return {}
+    return schemas.checked("run.json", store.read_json(path), path)
+
+
 def _grows(old: str, new: str) -> bool:
     a, b = parse_duration(old, GROWS), parse_duration(new, GROWS)
     return a.unit == b.unit and b.amount >= a.amount
-
-
-def git(*args: str) -> str:
-    """Output of a git command in this package's checkout; "" where there is none."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    try:
-        done = subprocess.run(
-            ["git", "-C", here, *args], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
-
-
-def provenance(config: Any, sets: Mapping[str, Any], more: Mapping[str, Any]) -> dict:
-    """run.json: what made this run, so that it can be made again.
-
-    Args:
-      config: of the run.
-      sets: name -> meta of each token set.
-      more: anything else: model, mesh, tokenizer.
-    """
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    devices = jax.devices()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "argv": sys.argv,
-        "commit": git("rev-parse", "HEAD").strip(),
-        "dirty_diff": git("diff", "HEAD"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "devices": {
-            "platform": devices[0].platform,
-            "kind": devices[0].device_kind,
-            "count": len(devices),
-            "processes": jax.process_count(),
-        },
-        "environment": {
-            k: v
-            for k, v in os.environ.items()
-            if k in ("XLA_FLAGS", "JAX_PLATFORMS", "LIBTPU_INIT_ARGS")
-        },
-        "seeds": {k: v for k, v in config.to_dict().items() if k.endswith("_seed")},
-        "data": {
-            name: {
-                "source": meta["source"],
-                "audit": meta["audit"],
-                "counts": meta["counts"],
-                "examples": meta["examples"],
-                "tokens": meta["tokens"],
-                "cache": meta["cache"],
-            }
-            for name, meta in sets.items()
-        },
-        **more,
-    }

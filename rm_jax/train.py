@@ -12,9 +12,17 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from rm_jax import cluster, compiles, rundir, store
+from rm_jax import cluster, compiles, rundir, schemas, store
 from rm_jax import losses as losses_module
-from rm_jax.build import Built, build, check_same, describe, put_chunk, score_fn
+from rm_jax.build import (
+    Built,
+    begin_session,
+    build,
+    check_same,
+    describe,
+    put_chunk,
+    score_fn,
+)
 from rm_jax.checkpoint import Checkpoints, CheckpointWriter
 from rm_jax.config import ConfigError, parse_duration, validate
 from rm_jax.data.contract import Encoder
@@ -109,6 +117,8 @@ def train(
                 f"the run has {start.step} steps already, config.train.duration = "
                 f"{config.train.duration!r} is {built.total}: make it longer"
             )
+        if first:
+            begin_session(workdir, built, start.step)
         progress = Progress(built.total, start.step, stream, active=first)
         stack.enter_context(progress)
         writer = RunWriter(
@@ -283,13 +293,15 @@ def finish(
       Stopped: a signal came; the same command evaluates again.
     """
     path = store.join(workdir, "evals.json")
-    done = store.read_json(path) if store.exists(path) else {}
+    done = {}
+    if store.exists(path):
+        done = schemas.checked("evals.json", store.read_json(path), path)
     cluster.wait("finish")  # all have read it before it is written
     out.ledger.enter("evaluation")
     if done.get("step") != built.total:
         score = score_fn(built, state)
         encoder = Encoder(built.data.contract, built.data.tokenizer)
-        done = {"step": built.total, "sets": {}}
+        done = schemas.stamped("evals.json", {"step": built.total, "sets": {}})
         for name, specs in built.data.specs.items():
             if name != "train":
                 done["sets"][name] = evaluate_set(

@@ -477,7 +477,9 @@ def test_a_kill_during_deletion_leaves_no_half_step(tmp_path, monkeypatch):
 def test_the_manifest_is_plain_json(tmp_path):
     save_steps(tmp_path, [3])
     value = json.loads((tmp_path / "3" / backend.MANIFEST_FILE).read_text())
-    assert sorted(value) == ["arrays", "meta", "metrics", "sha256", "step"]
+    assert sorted(value) == [
+        "arrays", "meta", "metrics", "schema_version", "sha256", "step",
+    ]  # fmt: skip
     assert value["metrics"] == {"acc": 0.3}
 
 

@@ -195,7 +195,8 @@ def test_slurm_is_joined_without_flags(tmp_path):
 
     running = start(tmp_path, 2, run, join=slurm, train__duration="2 steps", **cache)
     finish(tmp_path, running, run)
-    assert store.read_json(run / "run.json")["devices"]["processes"] == 2
+    (session,) = store.read_json(run / "run.json")["sessions"]
+    assert session["devices"]["processes"] == 2
 
 
 def _until(ready, running):

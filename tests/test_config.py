@@ -473,7 +473,9 @@ def test_flatten_keeps_empty_sections():
 
 def test_another_schema_version_is_refused(base):
     base.schema_version = 2
-    with pytest.raises(ConfigError, match="schema_version = 2: this rm_jax reads 1"):
+    with pytest.raises(
+        ConfigError, match="schema_version is 2, .* up to 1: install a newer"
+    ):
         validate(base)
 
 

@@ -10,13 +10,13 @@ import pytest
 # Lowest first. A file imports from lower layers and from its own package, never from a
 # neighbour in its layer: so any of them can be read, tested and replaced alone.
 LAYERS = (
-    ("types", "objects"),
+    ("types", "objects", "schemas"),
     ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
     ("cluster", "compiles", "sinks"),
     ("config", "manifest", "writer", "goodput"),
     ("data", "models", "losses", "optim", "profiler"),
-    ("state", "evals", "flops", "example_losses"),
-    ("step", "checkpoint", "report", "rundir"),
+    ("state", "evals", "flops", "example_losses", "plugins"),
+    ("step", "checkpoint", "report", "rundir", "provenance"),
     ("build", "steplog"),
     ("start",),
     ("train", "serve"),

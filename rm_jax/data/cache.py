@@ -27,8 +27,8 @@ from rm_jax.data.schema import Record
 VERSION = 3
 META = {
     "attributes", "audit", "bytes", "counts", "crc32", "examples", "fields",
-    "max_responses", "source", "sources", "token_dtype", "tokens", "truncation",
-    "version",
+    "max_responses", "schema_version", "source", "sources", "token_dtype", "tokens",
+    "truncation",
 }  # fmt: skip
 # What only a write can meet.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -218,7 +218,7 @@ def _create(final: pathlib.Path, write: Callable) -> TokenSet:
     scratch = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}.tmp")
     scratch.mkdir(parents=True)
     try:
-        meta = {"version": VERSION, **write(scratch)}
+        meta = {"schema_version": VERSION, **write(scratch)}
         files = sorted(scratch.glob("*.*"))
         meta["bytes"] = {path.name: path.stat().st_size for path in files}
         meta["crc32"] = {path.name: checksum(path) for path in files}
@@ -298,9 +298,11 @@ def open_cache(directory: str | os.PathLike) -> TokenSet:
 def _open(folder: pathlib.Path) -> TokenSet:
     path = folder / "meta.json"
     meta = store.read_json(path)
-    if not isinstance(meta, dict) or meta.get("version") != VERSION:
-        found = meta.get("version") if isinstance(meta, dict) else None
-        raise ValueError(f"{folder} has version {found}, this code reads {VERSION}")
+    if not isinstance(meta, dict) or meta.get("schema_version") != VERSION:
+        found = meta.get("schema_version") if isinstance(meta, dict) else None
+        raise ValueError(
+            f"{folder} has schema_version {found}, this code reads {VERSION}"
+        )
     if missing := sorted(META - set(meta)):
         raise ValueError(f"{path}: misses {missing}")
     for name, size in meta["bytes"].items():

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from rm_jax import store
+from rm_jax import schemas, store
 from rm_jax.data.schema import Record
 from rm_jax.data.templates import ChatTemplate
 from rm_jax.data.terms import (
     CHOICES,
-    SCHEMA_VERSION,
     Contract,
     ContractError,
     sha256_text,
@@ -52,7 +51,7 @@ def make_contract(
     else:
         template = _template_of_file(config["template"], tokenizer)
     return Contract(
-        schema_version=SCHEMA_VERSION,
+        schema_version=schemas.VERSIONS["contract.json"],
         tokenizer_sha=tokenizer_sha(tokenizer),
         template=template,
         template_sha256=sha256_text(template),

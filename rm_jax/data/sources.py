@@ -30,7 +30,8 @@ class Source:
     Attributes:
       name: short name, with its split.
       fingerprint: sha256 of content and of every choice that changes the records.
-      info: spec, path, revision, split; and of the last whole iteration `rows` read,
+      info: spec, path, revision, split, sha256 of the content (of a hub data set its
+        id and revision), fingerprint; and of the last whole iteration `rows` read,
         `bad_rows` dropped, the first `errors`, and `records` given.
       records: starts an iteration.
     """
@@ -103,6 +104,7 @@ def open_source(
         table.digest, plain.format, VERSION, how.code, dict(columns or {}),
         chosen.native, parts, on_bad_row, options.limit,
     )  # fmt: skip
+    info |= {"sha256": table.digest, "fingerprint": fingerprint}
     name = f"{table.name}#{plain.split}" if plain.split else table.name
 
     def records() -> Iterator[Record]:
@@ -256,7 +258,9 @@ def _world_source(spec: Spec, knobs: Mapping[str, Any], options: _Options) -> So
         return _counted(world.records(spec.split or None), options, counts, info)
 
     name = f"world#{spec.split}" if spec.split else "world"
-    fingerprint = _sha("world", world.fingerprint(), spec.split, options.limit)
+    content = world.fingerprint()
+    fingerprint = _sha("world", content, spec.split, options.limit)
+    info |= {"sha256": content, "fingerprint": fingerprint}
     return Source(name, fingerprint, info, records)
 
 

@@ -9,7 +9,8 @@ import json
 import math
 from typing import Any
 
-SCHEMA_VERSION = 1
+from rm_jax import schemas
+
 CHOICES = {
     "bos": ("one", "none"),
     "eos": ("template", "append"),
@@ -90,11 +91,8 @@ class Contract:
         except json.JSONDecodeError as error:
             raise ContractError(f"contract: not JSON: {error}") from None
         version = value.get("schema_version") if isinstance(value, dict) else None
-        if version != SCHEMA_VERSION:
-            raise ContractError(
-                f"contract: schema_version is {version!r}, this rm_jax reads "
-                f"{SCHEMA_VERSION}: use the rm_jax that wrote it"
-            )
+        if why := schemas.problem("contract.json", version):
+            raise ContractError(f"contract: {why}")
         _check_keys(value, cls)
         _check_keys(value["normalisation"], Normalisation)
         value["normalisation"] = Normalisation(**value["normalisation"])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from rm_jax import schemas
 from rm_jax.evals.table import ScoreTable, check, present
 
 # Columns of an example, then columns of a response: field of ScoreTable -> column.
@@ -59,7 +60,8 @@ def to_arrow(
     out["response_text"] = pa.array(
         [response_texts[r][c] for r, c in zip(rows, columns, strict=True)], pa.string()
     )
-    return pa.table(out)
+    version = str(schemas.VERSIONS["predictions"])
+    return pa.table(out, metadata={schemas.KEY: version})
 
 
 def from_arrow(arrow: pa.Table) -> ScoreTable:

@@ -207,7 +207,8 @@ def _find(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     else:
         raise ValueError(
             f"no {kind} {name!r}{suggestion(name, table)}; known: {sorted(table)}, or "
-            "package.module:function"
+            f"package.module:function; a {kind} that a Python program handed to "
+            "train() is known only there"
         )
     ok = callable(found) if kind == "loss" else isinstance(found, Regularizer)
     if not ok:

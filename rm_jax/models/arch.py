@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from rm_jax import schemas
+
 # Keys of config.model that are fields of ArchConfig as they stand.
 COPIED = (
     "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "windows", "attention",
@@ -71,13 +73,16 @@ class ArchConfig:
         return self.windows[layer % self.pattern]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return dataclasses.asdict(self) | {"windows": list(self.windows)}
+        """Plain JSON values, and the version of this list of fields."""
+        values = dataclasses.asdict(self) | {"windows": list(self.windows)}
+        return schemas.stamped("arch.json", values)
 
 
 def from_json(values: Mapping[str, Any]) -> ArchConfig:
     """Reads `to_json` back; a missing or unknown field is an error that names it."""
     known = {f.name for f in dataclasses.fields(ArchConfig)}
+    values = schemas.checked("arch.json", dict(values), "arch.json")
+    del values[schemas.KEY]
     if set(values) != known:
         raise ValueError(
             f"arch.json: missing {sorted(known - set(values))}, "

@@ -85,8 +85,8 @@ def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
     return {
         "title": run.config.get("name") or os.path.basename(store.absolute(run.path)),
         "date": now.strftime("%Y-%m-%d %H:%M"),
-        "commit": run.info.get("commit"),
-        "diff": run.info.get("dirty_diff"),
+        "commits": _distinct(run.info, "commit"),
+        "diffs": _distinct(run.info, "dirty_diff"),
         "step": max((line["step"] for line in run.metrics), default=None),
         "tiles": tables.tiles(run, evals),
         "alarms": tables.alarms(run),
@@ -112,9 +112,23 @@ def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
     }
 
 
+def _distinct(info: Mapping[str, Any], key: str) -> list[str]:
+    """What the sessions of a run.json say of their code, each answer once."""
+    found = (session["code"][key] for session in info.get("sessions", ()))
+    return [value for value in dict.fromkeys(found) if value]
+
+
 def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
     """run.json without what the page shows elsewhere."""
-    facts = {k: v for k, v in info.items() if k != "dirty_diff"}
+    facts = dict(info)
+    if "sessions" in facts:
+        facts["sessions"] = {
+            str(number): {
+                **session,
+                "code": {k: v for k, v in session["code"].items() if k != "dirty_diff"},
+            }
+            for number, session in enumerate(facts["sessions"], 1)
+        }
     if "data" in facts:
         shown = ("audit", "counts")
         facts["data"] = {

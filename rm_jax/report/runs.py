@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
-from rm_jax import store
+from rm_jax import schemas, store
 
 _SIGNS = ("config.json", "metrics.jsonl", "evals.json")
 
@@ -66,7 +66,12 @@ class Run:
             known = list(self.prediction_names)
             raise ValueError(f"{self.path}: no predictions {name!r}; known: {known}")
         path = store.join(self.path, "predictions", f"{name}.parquet")
-        return pq.read_table(pa.BufferReader(store.read_bytes(path)))
+        table = pq.read_table(pa.BufferReader(store.read_bytes(path)))
+        found = (table.schema.metadata or {}).get(schemas.KEY.encode(), b"").decode()
+        version = int(found) if found.isdecimal() else None
+        if why := schemas.problem("predictions", version):
+            raise schemas.SchemaError(f"{path}: {why}")
+        return table
 
 
 def load_run(path: str) -> Run:
@@ -75,7 +80,8 @@ def load_run(path: str) -> Run:
     A half-written last line of a run that is still going is left out.
 
     Raises:
-      ValueError: `path` holds none of a run's files, or a damaged one.
+      ValueError: `path` holds none of a run's files, a damaged one, or one of a newer
+        rm_jax.
     """
     path = str(path)
     if not any(store.exists(store.join(path, name)) for name in _SIGNS):
@@ -86,12 +92,14 @@ def load_run(path: str) -> Run:
     evals = _unquote(_json(path, "evals.json"))
     if evals and "sets" not in evals:
         raise ValueError(f"{path}/evals.json has no 'sets'; it has {sorted(evals)}")
+    info = _json(path, "run.json")
+    schemas.check_lines(info, path)
     return Run(
         path=path,
         config=_json(path, "config.json"),
         contract=_json(path, "contract.json"),
         arch=_json(path, "arch.json"),
-        info=_json(path, "run.json"),
+        info=info,
         metrics=tuple(map(_unquote, _lines(path, "metrics.jsonl"))),
         timing=tuple(map(_unquote, _lines(path, "timing.jsonl"))),
         events=tuple(_lines(path, "events.jsonl")),
@@ -197,10 +205,7 @@ def _json(path: str, name: str) -> Mapping[str, Any]:
     file = store.join(path, name)
     if not store.exists(file):
         return {}
-    value = store.read_json(file)
-    if not isinstance(value, dict):
-        raise ValueError(f"{file}: want a JSON object, got {type(value).__name__}")
-    return value
+    return schemas.checked(name, store.read_json(file), file)
 
 
 def _lines(path: str, name: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-from rm_jax import rundir, store
+from rm_jax import provenance, rundir, schemas, store
 from rm_jax.data import datasets
 from rm_jax.data.formats import find_format
 from rm_jax.data.mixture import world_split
@@ -61,16 +61,18 @@ def evaluate_run(
         config.eval_seed,
         model.contract.temperature,
     )
-    sets = {name: {**tokens.meta, "cache": tokens.directory.name}}
     more = {
+        "data": provenance.sets_record({name: tokens}),
         "evaluated": store.join(run, f"checkpoints/{model.step}"),
         "specs": {name: {"": spec}},
     }
-    store.write_json(store.join(out, "run.json"), rundir.provenance(config, sets, more))
-    store.write_text(store.join(out, "config.json"), rundir.config_text(config))
+    text, path = rundir.config_text(config), store.join(out, "run.json")
+    store.write_json(path, provenance.run_record(config, text, [], more))
+    provenance.add_session(path, model.step, {})
+    store.write_text(store.join(out, "config.json"), text)
     store.write_text(store.join(out, "contract.json"), model.contract.to_json())
     store.write_json(store.join(out, "arch.json"), model.arch.to_json())
-    done = {"step": model.step, "sets": {name: values}}
+    done = schemas.stamped("evals.json", {"step": model.step, "sets": {name: values}})
     store.write_json(store.join(out, "evals.json"), to_json(done))
     for line in summary_lines(done["sets"]):
         print(line)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rm_jax import losses, store
+from rm_jax import losses, plugins, store
 from rm_jax.data import datasets
 from rm_jax.data.loader import StepBatch
 from rm_jax.models import RewardModel
@@ -32,7 +32,8 @@ def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
 
     Raises:
       FileNotFoundError: no run directory, or no checkpoint in it.
-      ValueError: a step or a number of rows below 0, or a step not made yet.
+      ValueError: a step or a number of rows below 0, a step not made yet, or code of
+        the run that cannot be imported here.
     """
     for name, n in ("--step", step), ("--rows", rows):
         if n < 0:
@@ -42,6 +43,7 @@ def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
         raise ValueError(
             f"--step {step}: {run} has made steps 0 to {model.step - 1} so far"
         )
+    plugins.find(model.config, run=run)  # now, with the way to the run's own copies
     say = lambda line: print(line, file=sys.stderr, flush=True)
     data = datasets.open_data(model.config, store.join(run, "tokenizer"), say)
     seed = model.config.data_seed

@@ -188,22 +188,22 @@ def test_fields_are_found_in_any_block(
 
 def test_another_version_is_refused(built):
     path = built.directory / "meta.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 0}))
     with pytest.raises(
-        CacheError, match="has version 0, this code reads 3: delete .*/set"
+        CacheError, match="has schema_version 0, this code reads 3: delete .*/set"
     ):
         cache.open_cache(built.directory)
 
 
 def test_damaged_meta_says_what_to_do(built):
-    (built.directory / "meta.json").write_text('{"version"')
+    (built.directory / "meta.json").write_text('{"schema')
     with pytest.raises(CacheError, match="meta.json: not JSON: .*: delete .*/set and"):
         cache.open_cache(built.directory)
 
 
 @pytest.mark.parametrize(
     "key",
-    sorted(cache.META - {"version"}),
+    sorted(cache.META - {"schema_version"}),
 )
 def test_meta_without_a_key_is_refused(built, key):
     path = built.directory / "meta.json"
@@ -238,7 +238,9 @@ def test_meta_that_does_not_fit_the_arrays_is_refused(built, change):
         cache.open_cache(built.directory)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", '{"version": 1}', "\0", "[" * 10**5])
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"schema_version": 1}', "\0", "[" * 10**5]
+)
 def test_meta_that_is_something_else_is_refused(built, text):
     (built.directory / "meta.json").write_text(text)
     with pytest.raises(CacheError, match="/set.*delete .*set"):

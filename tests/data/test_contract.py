@@ -117,7 +117,10 @@ def test_json_round_trip_and_shas():
 @pytest.mark.parametrize(
     ("change", "say"),
     [
-        ({"schema_version": 2}, "schema_version is 2, this rm_jax reads 1"),
+        (
+            {"schema_version": 2},
+            "schema_version is 2, this rm_jax reads contract.json up to 1",
+        ),
         ({"schema_version": None}, "schema_version is None"),
         ({"extra": 1}, r"unknown fields \['extra'\]"),
         ({"pooling": None}, "pooling = None: want str"),

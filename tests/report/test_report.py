@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rm_jax import evals, report, store, writer
+from rm_jax import evals, report, schemas, store, writer
 from rm_jax.report import html, plots, runs, tables
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4)
@@ -126,10 +126,14 @@ def make_run(run, evil: bool = False, examples: int = 300):
         "contract": {"bos": "one", "max_length": 256},
         "arch": {"d_model": 128, "n_layers": 4},
         "run": {
-            "argv": ["rm-jax", "train", "--config", "configs/quickstart.py"],
-            "commit": "0123abcd",
-            "dirty_diff": "",
-            "versions": {"jax": "0.10.2", "numpy": "2.3"},
+            "sessions": [
+                {
+                    "starts": [{"step": 0, "time": "2026-01-01T00:00:00+00:00"}],
+                    "argv": ["rm-jax", "train", "--config", "configs/quickstart.py"],
+                    "code": {"commit": "0123abcd", "dirty_diff": "", "sha256": "4567"},
+                    "versions": {"jax": "0.10.2", "numpy": "2.3"},
+                }
+            ],
             "seeds": {"init": 0, "data": 0},
             "data": {
                 "train": {
@@ -146,7 +150,8 @@ def make_run(run, evil: bool = False, examples: int = 300):
             },
         },
     }.items():
-        store.write_json(run / f"{name}.json", writer.to_json(value))
+        value = schemas.stamped(f"{name}.json", writer.to_json(value))
+        store.write_json(run / f"{name}.json", value)
     return run
 
 
@@ -298,8 +303,8 @@ def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"metrics.jsonl:1: not an object with a step"):
         report.load_run(tmp_path)
     store.write_text(tmp_path / "metrics.jsonl", "")
-    store.write_text(tmp_path / "evals.json", '{"test": {}}')
-    with pytest.raises(ValueError, match=r"no 'sets'; it has \['test'\]"):
+    store.write_text(tmp_path / "evals.json", '{"schema_version": 1, "test": {}}')
+    with pytest.raises(ValueError, match=r"no 'sets'; it has .*'test'\]"):
         report.load_run(tmp_path)
 
 
@@ -417,7 +422,7 @@ def test_no_pairs_no_mistakes_yet_a_page(tmp_path):
     assert runs.worst_mistakes(table) == []
     store.makedirs(tmp_path / "predictions")
     pq.write_table(table, tmp_path / "predictions" / "a.parquet")
-    store.write_text(tmp_path / "config.json", "{}")
+    store.write_text(tmp_path / "config.json", '{"schema_version": 1}')
     page = store.read_text(report.write_report(tmp_path))
     assert "Lengths or scores are all the same" in page
 
@@ -446,7 +451,7 @@ def test_scores_that_are_none_are_warned_of(tmp_path):
     ]
     store.makedirs(tmp_path / "predictions")
     pq.write_table(table_of(rows), tmp_path / "predictions" / "a.parquet")
-    store.write_text(tmp_path / "config.json", "{}")
+    store.write_text(tmp_path / "config.json", '{"schema_version": 1}')
     page = store.read_text(report.write_report(tmp_path))
     assert "a: 1 of 2 scores are not finite" in page
 
@@ -465,7 +470,7 @@ def test_reliability_draws_its_points_and_counts():
 
 def test_reliability_leaves_empty_bins_out(tmp_path):
     empty = {"t": {"reliability": [["NaN", "NaN", 0], [0.75, 0.5, 8]]}}
-    store.write_json(tmp_path / "evals.json", {"sets": empty})
+    store.write_json(tmp_path / "evals.json", {"schema_version": 1, "sets": empty})
     page = store.read_text(report.write_report(tmp_path))
     assert "says 0.75, the share won is 0.50 (8 pairs)" in page
 

@@ -1,0 +1,117 @@
+"""A file of a newer rm_jax is refused by name: file, version found, version known."""
+
+import hashlib
+import io
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+import rm_jax
+from rm_jax import report, schemas
+from rm_jax.checkpoint import Checkpoints
+from rm_jax.report.diff import diff
+
+WAY_OUT = "install a newer rm_jax"
+
+
+@pytest.fixture
+def run(root, tmp_path):
+    shutil.copytree(root / "tests" / "golden" / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def raise_version(path):
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | {"schema_version": 2, "shape": "new"}))
+
+
+def train(run):
+    config = rm_jax.config.load(str(run))
+    return rm_jax.train(config, str(run), stream=io.StringIO())
+
+
+def test_every_json_file_of_a_run_has_a_version(run):
+    for path in run.glob("*.json"):
+        found = json.loads(path.read_text())["schema_version"]
+        assert found == schemas.VERSIONS[path.name], path
+    manifest = json.loads((run / "checkpoints/6/manifest/data.json").read_text())
+    assert manifest["schema_version"] == manifest["meta"]["arch"]["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "readers"),
+    [
+        ("config.json", (report.load_run, rm_jax.load, train)),
+        ("contract.json", (report.load_run,)),
+        ("arch.json", (report.load_run,)),
+        ("run.json", (report.load_run, train)),
+        ("evals.json", (report.load_run, report.write_report)),
+    ],
+)
+def test_a_newer_json_file_is_refused(run, name, readers):
+    raise_version(run / name)
+    for read in readers:
+        with pytest.raises(ValueError) as error:
+            read(str(run)) if read is not train else train(run)
+        assert f"{run}/{name}: " in str(error.value), read
+        want = f"is 2, this rm_jax reads {name} up to 1: {WAY_OUT}"
+        assert want in str(error.value), read
+    with pytest.raises(ValueError, match=f"{name}: .*is 2"):
+        diff(str(run), str(run))
+
+
+@pytest.mark.parametrize("name", schemas.LINES)
+def test_newer_lines_are_refused_before_one_is_written(run, name):
+    info = json.loads((run / "run.json").read_text())
+    info["schema_versions"][name] = 7
+    (run / "run.json").write_text(json.dumps(info))
+    before = (run / name).read_bytes()
+    for read in (report.load_run, train):
+        with pytest.raises(ValueError, match=f"{run}/{name}: schema_version is 7, "):
+            read(run)
+    assert (run / name).read_bytes() == before
+
+
+def test_a_newer_checkpoint_is_refused_and_not_passed_over(run):
+    path = run / "checkpoints/6/manifest/data.json"
+    value = json.loads(path.read_text()) | {"schema_version": 2, "shards": []}
+    del value["sha256"]
+    text = json.dumps(value, sort_keys=True)
+    value["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps(value))
+    shutil.copytree(run / "checkpoints/6", run / "checkpoints/3")
+    with pytest.raises(schemas.SchemaError, match="6/manifest/data.json: .* is 2, "):
+        Checkpoints(str(run / "checkpoints")).restore_part("params")
+
+
+def test_newer_predictions_are_refused(run):
+    path = run / "predictions/valid.parquet"
+    table = pq.read_table(path)
+    assert table.schema.metadata[b"schema_version"] == b"1"
+    for found, shown in ((b"2", "is 2"), (b"two", "is None"), (None, "is None")):
+        metadata = {b"schema_version": found} if found else None
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+        with pytest.raises(schemas.SchemaError, match=f"valid.parquet: .* {shown}, "):
+            report.load_run(run).predictions("valid")
+
+
+@pytest.mark.parametrize("found", [0, -1, True, 1.0, "1", None, [1]])
+def test_what_is_no_version_is_refused(found):
+    with pytest.raises(schemas.SchemaError, match="x.json: schema_version is .*again"):
+        schemas.checked("arch.json", {"schema_version": found}, "x.json")
+
+
+@pytest.mark.parametrize("value", [[], 3, None, "text"])
+def test_what_is_no_object_is_refused(value):
+    with pytest.raises(schemas.SchemaError, match="x.json: want a JSON object, got "):
+        schemas.checked("arch.json", value, "x.json")
+
+
+def test_older_versions_are_read(monkeypatch):
+    monkeypatch.setitem(schemas.VERSIONS, "arch.json", 3)
+    for version in (1, 2, 3):
+        assert schemas.problem("arch.json", version) == ""
+    assert "up to 3" in schemas.problem("arch.json", 4)
+    assert schemas.stamped("arch.json", {"a": 1}) == {"schema_version": 3, "a": 1}
