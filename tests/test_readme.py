@@ -189,13 +189,13 @@ def test_the_map_is_right(readme, root):
 
 
 def test_formats_are_those_of_the_code(readme):
-    from rm_jax.data import sources
+    from rm_jax.data.formats import FORMATS
 
     table = re.search(r"\| format \| rows \|\n(.*?)\n\n", readme, re.DOTALL)[1]
     named = set(re.findall(r"`([\w.:]+)`", "".join(
         row.split("|")[1] for row in table.splitlines()
     )))  # fmt: skip
-    assert named == {*sources.FORMATS, "columns", "tfds", "world"} | {
+    assert named == {*FORMATS, "columns", "preset", "tfds", "world"} | {
         "package.module:function"
     }
 
