@@ -421,6 +421,7 @@ def test_no_pairs_no_mistakes_yet_a_page(tmp_path):
     assert len(runs.find_pairs(table).chosen) == 0
     assert runs.worst_mistakes(table) == []
     store.makedirs(tmp_path / "predictions")
+    table = table.replace_schema_metadata({"schema_version": "1"})
     pq.write_table(table, tmp_path / "predictions" / "a.parquet")
     store.write_text(tmp_path / "config.json", '{"schema_version": 1}')
     page = store.read_text(report.write_report(tmp_path))
@@ -450,7 +451,8 @@ def test_scores_that_are_none_are_warned_of(tmp_path):
         for r, s in enumerate((np.nan, 1.0))
     ]
     store.makedirs(tmp_path / "predictions")
-    pq.write_table(table_of(rows), tmp_path / "predictions" / "a.parquet")
+    table = table_of(rows).replace_schema_metadata({"schema_version": "1"})
+    pq.write_table(table, tmp_path / "predictions" / "a.parquet")
     store.write_text(tmp_path / "config.json", '{"schema_version": 1}')
     page = store.read_text(report.write_report(tmp_path))
     assert "a: 1 of 2 scores are not finite" in page
@@ -547,6 +549,6 @@ def test_the_sources_of_a_mixture_have_rows_of_their_own(tmp_path):
     ]  # fmt: skip
     line = {"step": 5, "eval/valid/nll": 0.6, "eval/valid/harm/nll": 0.7}
     store.write_text(str(tmp_path / "metrics.jsonl"), json.dumps(line) + "\n")
-    store.write_text(str(tmp_path / "config.json"), "{}")
+    store.write_text(str(tmp_path / "config.json"), '{"schema_version": 1}')
     found, _ = tables.final_evals(runs.load_run(str(tmp_path)))
     assert found == {"valid": {"nll": 0.6, "sources": {"harm": {"nll": 0.7}}}}
