@@ -167,7 +167,7 @@ def package_sha256() -> str:
 
 
 def git(*words: str, folder: str | os.PathLike | None = None) -> str:
-    """Output of a git command, here or in a folder; "" without git or where it fails."""
+    """Output of a git command here or in a folder; "" without git, or on failure."""
     try:
         done = subprocess.run(
             ["git", "-C", folder or HERE, *words], capture_output=True, timeout=10
