@@ -71,7 +71,7 @@ def sets_record(sets: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprints(data: Any) -> dict[str, str]:
-    """Source -> its fingerprint, of a TokenSet; a set of no mixture has the source ""."""
+    """Source -> fingerprint, of a TokenSet; the only source of no mixture is ""."""
     source = data.meta["source"]
     if not data.sources:
         return {"": source["fingerprint"]}
@@ -166,11 +166,11 @@ def package_sha256() -> str:
     return digest.hexdigest()
 
 
-def git(*words: str, folder: str | os.PathLike = HERE) -> str:
-    """Output of a git command in a folder; "" where there is no git or it fails."""
+def git(*words: str, folder: str | os.PathLike | None = None) -> str:
+    """Output of a git command here or in a folder; "" without git, or on failure."""
     try:
         done = subprocess.run(
-            ["git", "-C", folder, *words], capture_output=True, timeout=10
+            ["git", "-C", folder or HERE, *words], capture_output=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

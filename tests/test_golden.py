@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pathlib
 import shutil
 
 import jax
@@ -37,7 +38,9 @@ def scores(path):
 
 
 def lines(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    return [
+        json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def train(config, workdir):
@@ -52,8 +55,8 @@ def test_it_loads_and_is_reported(golden, tmp_path):
     assert run.eval_step == 6 and len(run.metrics) == 8
     assert run.predictions("valid").num_rows == 21
     assert [s["starts"][0]["step"] for s in run.info["sessions"]] == [0, 3]
-    page = report.write_report(golden, str(tmp_path / "report.html"))
-    assert "golden" in open(page).read()
+    report.write_report(golden, str(tmp_path / "report.html"))
+    assert "golden" in (tmp_path / "report.html").read_text()
     assert diff(str(golden), str(golden)).same
 
 
@@ -68,7 +71,7 @@ def test_it_scores_as_it_did(golden, tmp_path):
     recorded = json.loads((golden / "evals.json").read_text())["sets"]["valid"]
     assert found["accuracy"] == recorded["accuracy"]
     model = rm_jax.load(str(golden))
-    row = next(map(json.loads, open("rows.jsonl")))
+    row = json.loads(pathlib.Path("rows.jsonl").read_text().splitlines()[0])
     got = model.score(row["prompt"], row["responses"])
     assert got[0] > got[1] and got.shape == (3,)
 

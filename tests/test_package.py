@@ -1,6 +1,7 @@
 """The package as others get it: declared dependencies, a wheel away from the tree."""
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import zipfile
 from importlib import metadata
 
 import pytest
+
+from rm_jax import provenance
 
 # Import name -> distribution, where they differ.
 NAMES = {
@@ -130,11 +133,13 @@ def installed(root, tmp_path_factory):
     return wheel, environment / "bin"
 
 
-def run(command, cwd) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        command, cwd=cwd, env=environment, check=True, capture_output=True, text=True
-    ).stdout
+def run(command, cwd, **more) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | more
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -167,3 +172,112 @@ print(json.dumps([
     assert package.startswith(home) and base.startswith(home)
     assert rest == [project["project"]["version"], "quickstart", "hh-small"]
     assert "rm-jax inspect" in run([programs / "rm-jax", "--help"], tmp_path)
+
+
+OF_A_USER = {
+    "my_losses.py": """
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from rm_jax.losses.pairwise import pairs
+
+
+class HingeKnobs(NamedTuple):
+    margin: float = 1.0
+
+
+def hinge(out, labels, hparams: HingeKnobs, key):
+    p = pairs(out.scores, labels)
+    worst = jnp.maximum(0.0, hparams.margin - jnp.sign(p.chance - 0.5) * p.delta)
+    return jnp.sum(worst * p.compared, axis=(1, 2))
+""",
+    "my_formats.py": """
+from rm_jax.data.schema import Message, Record
+
+
+def exam(row):
+    answers = tuple((Message("assistant", row[k]),) for k in ("right", "wrong"))
+    question = (Message("user", row["question"]),)
+    return [Record(id="", source="", prompt=question, responses=answers, ranks=(0, 1))]
+""",
+    "my_config.py": """
+from rm_jax.config import load
+
+
+def get_config(arg):
+    c = load("rm_jax:base")
+    c.data.train = "my_formats:exam:exam.jsonl"
+    c.data.eval = {"valid": "#valid"}
+    c.data.valid_fraction = 0.25
+    c.data.cache_dir = "tokens"
+    c.contract.tokenizer = "byte"
+    c.contract.max_length = 64
+    c.contract.max_response = 16
+    c.model.d_model = 8
+    c.model.n_layers = 1
+    c.model.n_heads = 2
+    c.model.n_kv_heads = 1
+    c.model.d_ff = 16
+    c.loss.name = "my_losses:hinge"
+    c.loss.margin = 0.5
+    c.batch.examples = 8
+    c.batch.row_lengths = (64,)
+    c.batch.chunk_tokens = 512
+    c.train.duration = arg or "3 steps"
+    c.train.tensorboard = c.train.report = False
+    return c
+""",
+}
+
+
+@pytest.mark.slow
+def test_a_user_adds_a_loss_a_format_and_a_config(installed, tmp_path, root):
+    _, programs = installed
+    for name, text in OF_A_USER.items():
+        (tmp_path / name).write_text(text)
+    exam = [
+        {"question": f"{n} + 1?", "right": f"{n + 1}", "wrong": "no"} for n in range(40)
+    ]
+    (tmp_path / "exam.jsonl").write_text("".join(json.dumps(r) + "\n" for r in exam))
+    (tmp_path / "ask.jsonl").write_text('{"prompt": "1 + 1?", "responses": ["2"]}\n')
+    rm_jax = programs / "rm-jax"
+    do = lambda *words: run([rm_jax, *words], tmp_path, PYTHONPATH=".")
+    do("train", "--config", "my_config.py:4 steps", "--workdir", "runs/hinge")
+    record = json.loads((tmp_path / "runs/hinge/run.json").read_text())
+    kept = {name: entry["sha256"] for name, entry in record["plugins"].items()}
+    sha = lambda name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert kept == {
+        "loss my_losses:hinge": sha("my_losses.py"),
+        "format my_formats:exam": sha("my_formats.py"),
+    }
+    (session,) = record["sessions"]
+    # Not the commit of whatever checkout the environment lies in; its code, though.
+    assert session["code"]["commit"] == session["code"]["dirty_diff"] == ""
+    assert session["code"]["sha256"] == provenance.package_sha256()
+    assert record["steps"] == 4 and session["versions"]["rm_jax"]
+
+    said = do(
+        "eval", "--checkpoint", "runs/hinge", "--data", "my_formats:exam:exam.jsonl",
+        "--out", "runs/exam",
+    )  # fmt: skip
+    assert "accuracy" in said
+    do(
+        "score", "--checkpoint", "runs/hinge", "--input", "ask.jsonl", "--output",
+        "scores.jsonl",
+    )  # fmt: skip
+    assert len(json.loads((tmp_path / "scores.jsonl").read_text())["scores"]) == 1
+
+    again = ["train", "--config", "runs/hinge/config.json", "--workdir", "runs/again"]
+    do(*again)
+    assert do("diff", "runs/hinge", "runs/again").endswith("the runs are the same\n")
+    assert "scored: token" in do("inspect", "runs/hinge", "--step", "0")
+
+    quick = "--config.train.duration=1 steps", "--config.data.world.train=64"
+    small = [f"--config.data.world.{s}=8" for s in ("valid", "test")]
+    off = "--config.train.report=False", "--config.train.tensorboard=False"
+    words = ["train", "--config", "rm_jax:quickstart", "--workdir", "runs/quick"]
+    do(*words, *quick, *small, *off, "--config.data.cache_dir=tokens")
+    assert json.loads((tmp_path / "runs/quick/config.json").read_text())["name"] == (
+        "quickstart"
+    )
