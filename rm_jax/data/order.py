@@ -66,7 +66,7 @@ class Order:
 
     def only_first(self, n: int) -> "Order":
         """The first n items of this order, in another order each time, for ever."""
-        return Order([Share(self.items(0, n), n)], self.epoch, self.seed)
+        return Order([Share("", self.items(0, n), n)], self.epoch, self.seed)
 
     def _of_source(self, s: int, rounds: np.ndarray, slots: np.ndarray) -> np.ndarray:
         _, examples, take = self.shares[s]

@@ -92,3 +92,12 @@ def test_amounts_that_cannot_be_had_are_refused():
         ValueError, match=r"train.b.weight = 1e-05 is less than 1/10000"
     ):
         mixture({"a": 30, "b": 5}, {"a": 1, "b": 1e-5})
+
+
+def test_only_the_first_items_come_in_another_order_each_time():
+    order = of_one(50, 3)
+    few = order.only_first(8)
+    laps = [few.items(8 * lap, 8).tolist() for lap in range(4)]
+    first = sorted(order.items(0, 8).tolist())
+    assert all(sorted(lap) == first for lap in laps) and len(set(map(tuple, laps))) == 4
+    assert few.epoch == order.epoch == 50
