@@ -95,9 +95,9 @@ def test_amounts_that_cannot_be_had_are_refused():
 
 
 def test_only_the_first_items_come_in_another_order_each_time():
-    order = of_one(50, 3)
-    few = order.only_first(8)
+    whole = order.of_one(50, 3)
+    few = whole.only_first(8)
     laps = [few.items(8 * lap, 8).tolist() for lap in range(4)]
-    first = sorted(order.items(0, 8).tolist())
+    first = sorted(whole.items(0, 8).tolist())
     assert all(sorted(lap) == first for lap in laps) and len(set(map(tuple, laps))) == 4
-    assert few.epoch == order.epoch == 50
+    assert few.epoch == whole.epoch == 50
