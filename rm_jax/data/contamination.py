@@ -20,7 +20,7 @@ VERSION = 1
 WORDS = 8  # of an n-gram
 SHARE = 0.5  # of the tokens of an evaluation prompt
 COMMON = 20  # training examples
-BLOCK = 16_384  # examples in memory at a time
+BLOCK = 2048  # examples in memory at a time
 _FILTER = 2**24  # entries of a table that most hashes fail at once
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
@@ -76,12 +76,24 @@ def overlap(train: TokenSet, other: TokenSet, gram: int) -> Overlap:
       other: the evaluation set.
       gram: n of the n-grams, tokens.
     """
-    hashes = lambda data: np.asarray(data.arrays["prompt_hash"])
-    same = np.isin(hashes(other), hashes(train))
+    same = _trained_on(train, other.arrays["prompt_hash"])
     near = _near(train, other, gram) & ~same
     found = np.flatnonzero(same | near)[:10]
     ids = [other.id(int(i)) for i in found]
     return Overlap(len(other), int(same.sum()), int(near.sum()), ids)
+
+
+def _trained_on(
+    train: TokenSet, prompts: Int[np.ndarray, "n"]
+) -> Bool[np.ndarray, "n"]:
+    """Which of these prompts, as hashes, are training prompts."""
+    known, index = np.unique(prompts, return_inverse=True)
+    found = np.zeros(len(known), bool)
+    for first in range(0, len(train), BLOCK):
+        block = train.arrays["prompt_hash"][first : first + BLOCK]
+        at = np.minimum(np.searchsorted(known, block), len(known) - 1)
+        found[at[known[at] == block]] = True
+    return found[index]
 
 
 class _Grams(NamedTuple):
