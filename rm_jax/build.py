@@ -1,5 +1,6 @@
 """Everything a run needs before its first step, the cheapest checks first."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -163,8 +164,8 @@ def describe(config: Any, workdir: str, built: Built) -> None:
             store.remove_tree(at("tokenizer"))
         with store.new_folder(at("tokenizer")) as folder:
             save_tokenizer(built.data.tokenizer, folder)
-    store.write_text(at("contract.json"), built.data.contract.to_json())
-    store.write_json(at("arch.json"), built.arch.to_json())
+    store.write_sealed(at("contract.json"), json.loads(built.data.contract.to_json()))
+    store.write_sealed(at("arch.json"), built.arch.to_json())
     sets = {"train": built.data.train, **built.data.evals}
     more = {
         "mesh": dict(built.mesh.shape),
@@ -174,7 +175,7 @@ def describe(config: Any, workdir: str, built: Built) -> None:
         "steps": built.total,
     }
     metas = {n: {**s.meta, "cache": s.directory.name} for n, s in sets.items()}
-    store.write_json(at("run.json"), rundir.provenance(config, metas, more))
+    store.write_sealed(at("run.json"), rundir.provenance(config, metas, more))
 
 
 def check_same(workdir: str, built: Built) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from rm_jax import store
+from rm_jax import seal, store
 from rm_jax.limits import ConfigError, Duration, check, parse_duration
 
 __all__ = [
@@ -108,6 +108,7 @@ def _from_json(path: str) -> ConfigDict:
         values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
         if not isinstance(values, dict):
             raise ConfigError(f"want a JSON object, got {type(values).__name__}")
+        values = seal.opened(values)
         values = flatten(values)
         for name in OPEN:  # what the file leaves out of such a section is not in it
             if any(f"{key}.".startswith(f"{name}.") for key in values):

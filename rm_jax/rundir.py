@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from rm_jax import store
+from rm_jax import seal, store
 from rm_jax.config import ConfigError, flatten, parse_duration
 
 SCHEMA_VERSION = 1
@@ -39,8 +39,8 @@ PACKAGES = (
 
 
 def config_text(config: Any) -> str:
-    """The JSON of a config; `config.load` reads it back."""
-    return json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n"
+    """The JSON of a config, sealed; `config.load` reads it back."""
+    return json.dumps(seal.sealed(config.to_dict()), indent=1, sort_keys=True) + "\n"
 
 
 def claim(workdir: str, config: Any) -> bool:
@@ -62,7 +62,7 @@ def claim(workdir: str, config: Any) -> bool:
             )
         return False
     old = flatten(store.read_json(path))
-    new = flatten(json.loads(config_text(config)))
+    new = flatten(seal.opened(json.loads(config_text(config))))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

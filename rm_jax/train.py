@@ -327,7 +327,7 @@ def finish(
       Stopped: a signal came; the same command evaluates again.
     """
     path = store.join(workdir, "evals.json")
-    done = store.read_json(path) if store.exists(path) else {}
+    done = _evaluated(path, out.progress.say)
     cluster.wait("finish")  # all have read it before it is written
     if done.get("step") != built.total:
         score = score_fn(built, state)
@@ -349,7 +349,7 @@ def finish(
                     poll=out.poll,
                 )
         if cluster.first():
-            store.write_json(path, to_json(done))
+            store.write_sealed(path, to_json(done))
     else:
         out.progress.say(
             f"{workdir} is complete: {built.total} steps; nothing to train"
@@ -362,6 +362,15 @@ def finish(
         out.writer.flush()
         out.progress.say(f"report: {write_report(workdir)}")
     return done["sets"]
+
+
+def _evaluated(path: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """What evals.json holds; {} where there is none, or it is damaged."""
+    try:
+        return store.read_json(path) if store.exists(path) else {}
+    except ValueError as error:
+        say(f"WARNING {error}; evaluating again")
+        return {}
 
 
 def _checkpoint_dir(run: str) -> str:

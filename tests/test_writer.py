@@ -1,7 +1,7 @@
 """Run files: the same bytes after a kill, exact numbers; progress on any stream."""
 
-import io
 import errno
+import io
 import json
 import re
 import sys

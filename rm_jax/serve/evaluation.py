@@ -1,5 +1,6 @@
 """`rm-jax eval`: a trained model on a data set, into a directory of its own."""
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -66,12 +67,15 @@ def evaluate_run(
         "evaluated": store.join(run, f"checkpoints/{model.step}"),
         "specs": {name: {"": spec}},
     }
-    store.write_json(store.join(out, "run.json"), rundir.provenance(config, sets, more))
+    store.write_sealed(
+        store.join(out, "run.json"), rundir.provenance(config, sets, more)
+    )
     store.write_text(store.join(out, "config.json"), rundir.config_text(config))
-    store.write_text(store.join(out, "contract.json"), model.contract.to_json())
-    store.write_json(store.join(out, "arch.json"), model.arch.to_json())
+    contract = json.loads(model.contract.to_json())
+    store.write_sealed(store.join(out, "contract.json"), contract)
+    store.write_sealed(store.join(out, "arch.json"), model.arch.to_json())
     done = {"step": model.step, "sets": {name: values}}
-    store.write_json(store.join(out, "evals.json"), to_json(done))
+    store.write_sealed(store.join(out, "evals.json"), to_json(done))
     for line in summary_lines(done["sets"]):
         print(line)
     from rm_jax.report.html import write_report

@@ -1,12 +1,12 @@
-"""Flips every bit, and cuts at every length, all files of a checkpoint: is it seen?
+"""Flips every bit of a checkpoint, cuts its files at every length: is it seen?
 
-    python tests/faults/flips.py              every bit of a small checkpoint; 10 minutes
+    python tests/faults/flips.py              all of a small checkpoint; 10 minutes
     python tests/faults/flips.py --sample 300 so many, evenly spread over every file
 
-What is read back from a damaged checkpoint is `detected` (DamagedCheckpoint, which makes
-a run fall back to the step before it), or `harmless` (equal to the bit), or bad: other
-values without a word, another exception, or no end. Every file is also emptied, removed,
-and made a folder.
+What is read back from a damaged checkpoint is `detected` (DamagedCheckpoint, which
+makes a run fall back to the step before it), or `harmless` (equal to the bit), or bad:
+other values without a word, another exception, or no end. Every file is also emptied,
+removed, and made a folder.
 """
 
 import argparse
@@ -144,7 +144,7 @@ class Patient:
 
 
 def part(folder: str, which: list[Damage]) -> list[Result]:
-    """Tries them on a copy of the folder of checkpoints; runs in a process of its own."""
+    """Tries them on a copy of the folder of checkpoints, in a process of its own."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None  # Orbax's event loop, closed amid a read
