@@ -1,5 +1,6 @@
 """Everything a run needs before its first step, the cheapest checks first."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -198,8 +199,8 @@ def describe(config: Any, workdir: str, built: Built) -> None:
         with store.new_folder(at("tokenizer")) as folder:
             save_tokenizer(built.data.tokenizer, folder)
     plugins.copy(workdir, built.plugins)
-    store.write_text(at("contract.json"), built.data.contract.to_json())
-    store.write_json(at("arch.json"), built.arch.to_json())
+    store.write_sealed(at("contract.json"), json.loads(built.data.contract.to_json()))
+    store.write_sealed(at("arch.json"), built.arch.to_json())
     sets = {"train": built.data.train, **built.data.evals}
     more = {
         "data": provenance.sets_record(sets),
@@ -215,7 +216,7 @@ def describe(config: Any, workdir: str, built: Built) -> None:
     sessions = rundir.run_json(workdir).get("sessions", [])
     text = rundir.config_text(config)
     record = provenance.run_record(config, text, sessions, more)
-    store.write_json(at("run.json"), record)
+    store.write_sealed(at("run.json"), record)
 
 
 def begin_session(workdir: str, built: Built, step: int) -> None:

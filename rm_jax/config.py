@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from rm_jax import schemas, store
+from rm_jax import schemas, seal, store
 from rm_jax.limits import ConfigError, Duration, check, parse_duration
 
 __all__ = [
@@ -112,6 +112,7 @@ def _from_json(path: str) -> ConfigDict:
             raise ConfigError(f"want a JSON object, got {type(values).__name__}")
         if schemas.KEY in values:  # first: a newer file has keys we do not know
             schemas.checked("config.json", values, path)
+        values = seal.opened(values)
         values = flatten(values)
         for name in OPEN:  # what the file leaves out of such a section is not in it
             if any(f"{key}.".startswith(f"{name}.") for key in values):

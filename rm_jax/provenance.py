@@ -97,7 +97,7 @@ def add_session(path: str, step: int, more: Mapping[str, Any]) -> None:
         sessions[-1]["starts"].append(start)
     else:
         sessions.append({"starts": [start], **new})
-    store.write_json(path, info)
+    store.write_sealed(path, info)
 
 
 def this_process() -> dict[str, Any]:

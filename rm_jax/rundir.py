@@ -9,7 +9,7 @@ Evaluation, serving, export and reports read only these, never a Python config.
 import json
 from typing import Any
 
-from rm_jax import schemas, store
+from rm_jax import schemas, seal, store
 from rm_jax.config import ConfigError, flatten, load, parse_duration
 
 # What may change when a run is continued: how long it is, and what is only seen.
@@ -31,8 +31,8 @@ GROWS = "train.duration"
 
 
 def config_text(config: Any) -> str:
-    """The JSON of a config; `config.load` reads it back."""
-    return json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n"
+    """The JSON of a config, sealed; `config.load` reads it back."""
+    return json.dumps(seal.sealed(config.to_dict()), indent=1, sort_keys=True) + "\n"
 
 
 def claim(workdir: str, config: Any) -> bool:
@@ -54,9 +54,9 @@ def claim(workdir: str, config: Any) -> bool:
             )
         return False
     schemas.check_lines(run_json(workdir), workdir)
-    # With today's defaults for knobs that were not there yet.
-    old = flatten(json.loads(config_text(load(path))))
-    new = flatten(json.loads(config_text(config)))
+    plain = lambda config: flatten(seal.opened(json.loads(config_text(config))))
+    old = plain(load(path))  # with today's defaults for knobs that were not there yet
+    new = plain(config)
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

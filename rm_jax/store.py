@@ -14,10 +14,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
-from rm_jax import objects
+from rm_jax import objects, seal
 from rm_jax.objects import is_url
 
 _BLOCK = 1 << 20
@@ -112,15 +112,18 @@ def read_text(path: str) -> str:
 
 
 def read_json(path: str) -> Any:
-    """The JSON value in the file; raises as `read_text`.
+    """The JSON value in the file, without its seal; raises as `read_text`.
 
     Raises:
-      ValueError: not JSON, with the line where it breaks.
+      ValueError: not JSON, with the line where it breaks; or the seal is broken.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return seal.opened(json.loads(text))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -194,6 +197,15 @@ def write_json(path: str, value: Any) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: cannot be written as JSON: {error}") from None
     write_text(path, text + "\n")
+
+
+def write_sealed(path: str, value: Mapping[str, Any]) -> None:
+    """`write_json` with a seal, so that `read_json` notices damage."""
+    try:
+        value = seal.sealed(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be written as JSON: {error}") from None
+    write_json(path, value)
 
 
 def append_lines(path: str, lines: Iterable[str]) -> None:

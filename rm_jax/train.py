@@ -293,9 +293,7 @@ def finish(
       Stopped: a signal came; the same command evaluates again.
     """
     path = store.join(workdir, "evals.json")
-    done = {}
-    if store.exists(path):
-        done = schemas.checked("evals.json", store.read_json(path), path)
+    done = _evaluated(path, out.progress.say)
     cluster.wait("finish")  # all have read it before it is written
     out.ledger.enter("evaluation")
     if done.get("step") != built.total:
@@ -318,7 +316,7 @@ def finish(
                     poll=out.poll,
                 )
         if cluster.first():
-            store.write_json(path, to_json(done))
+            store.write_sealed(path, to_json(done))
         _account(workdir, built.total, out)
     else:
         out.progress.say(
@@ -343,6 +341,20 @@ def _account(workdir: str, step: int, out: Outputs) -> None:
     found = summary([*lines, {"step": step, **last}])
     out.writer.write_timing(step, last | found.shares())
     out.progress.say(found.line())
+
+
+def _evaluated(path: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """What evals.json holds; {} where there is none, or it is damaged."""
+    try:
+        there = store.exists(path)
+        return (
+            schemas.checked("evals.json", store.read_json(path), path) if there else {}
+        )
+    except schemas.SchemaError:
+        raise
+    except ValueError as error:
+        say(f"WARNING {error}; evaluating again")
+        return {}
 
 
 def _checkpoints(config: Any, workdir: str) -> CheckpointWriter:

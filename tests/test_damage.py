@@ -8,9 +8,16 @@ import pathlib
 
 import pytest
 
-from rm_jax import rundir
+import rm_jax
+from rm_jax import rundir, store
 from rm_jax.data import cache
 from rm_jax.data.tokenizers import build_tokenizer, save_tokenizer
+
+
+def flipped(data, bit):
+    data = bytearray(data)
+    data[bit // 8] ^= 1 << bit % 8
+    return bytes(data)
 
 
 def test_a_kill_before_the_first_file_has_its_name(tmp_path):
@@ -41,3 +48,46 @@ def test_a_tokenizer_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer, "save_pretrained", broken)
     with pytest.raises(OSError, match=f"{tmp_path}/t: cannot write .*os error 5"):
         save_tokenizer(tokenizer, tmp_path / "t")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"step": 40, "sets": {"valid": {"nll": 0.69314, "n": 12}}}, {"a": [1, None]}, {}],
+)
+def test_every_flip_in_a_json_file_is_seen_or_harmless(tmp_path, value):
+    path = tmp_path / "evals.json"
+    store.write_sealed(str(path), value)
+    good, seen = path.read_bytes(), 0
+    for bit in range(8 * len(good)):
+        path.write_bytes(flipped(good, bit))
+        try:
+            found = store.read_json(str(path))
+        except ValueError as error:
+            assert str(error).startswith(str(path))
+            seen += 1
+        else:  # in the word "seal": every value is as it was
+            found = {k: v for k, v in found.items() if k in value}
+            assert found == value
+    assert seen > 7 * len(good)
+    for size in range(1, len(good) - 1):
+        path.write_bytes(good[:size])
+        with pytest.raises(ValueError, match=str(path)):
+            store.read_json(str(path))
+
+
+def test_a_seal_is_of_what_json_gives_back(tmp_path):
+    path = str(tmp_path / "x.json")
+    store.write_sealed(path, {10: 1.5, 9: (1, 2)})
+    assert store.read_json(path) == {"10": 1.5, "9": [1, 2]}
+
+
+def test_a_file_edited_by_hand_says_what_to_do(tmp_path):
+    path = tmp_path / "config.json"
+    config = rm_jax.config.load("rm_jax:base")
+    text = rundir.config_text(config)
+    path.write_text(text.replace('"d_model": 128', '"d_model": 64'))
+    with pytest.raises(rundir.ConfigError, match="edited by hand, take out the key 's"):
+        rm_jax.config.load(str(path))
+    rows = [row for row in path.read_text().splitlines() if '"seal"' not in row]
+    path.write_text("\n".join(rows))
+    assert rm_jax.config.load(str(path)).model.d_model == 64

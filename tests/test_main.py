@@ -388,6 +388,7 @@ def judged(run, tmp_path_factory):
     copy = tmp_path_factory.mktemp("judged") / "run"
     shutil.copytree(run, copy)
     config = json.loads((copy / "config.json").read_text())
+    del config["seal"]  # as a user does who edits it
     config["data"]["eval"], config["train"]["keep_best"] = {"valid": "#valid"}, 1
     (copy / "config.json").write_text(json.dumps(config))
     for step, nll in (1, 0.5), (3, 0.6):

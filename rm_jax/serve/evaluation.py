@@ -1,5 +1,6 @@
 """`rm-jax eval`: a trained model on a data set, into a directory of its own."""
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -67,13 +68,14 @@ def evaluate_run(
         "specs": {name: {"": spec}},
     }
     text, path = rundir.config_text(config), store.join(out, "run.json")
-    store.write_json(path, provenance.run_record(config, text, [], more))
+    store.write_sealed(path, provenance.run_record(config, text, [], more))
     provenance.add_session(path, model.step, {})
     store.write_text(store.join(out, "config.json"), text)
-    store.write_text(store.join(out, "contract.json"), model.contract.to_json())
-    store.write_json(store.join(out, "arch.json"), model.arch.to_json())
+    contract = json.loads(model.contract.to_json())
+    store.write_sealed(store.join(out, "contract.json"), contract)
+    store.write_sealed(store.join(out, "arch.json"), model.arch.to_json())
     done = schemas.stamped("evals.json", {"step": model.step, "sets": {name: values}})
-    store.write_json(store.join(out, "evals.json"), to_json(done))
+    store.write_sealed(store.join(out, "evals.json"), to_json(done))
     for line in summary_lines(done["sets"]):
         print(line)
     from rm_jax.report.html import write_report

@@ -1,6 +1,6 @@
-"""Flips every bit, and cuts at every length, all files of a checkpoint: is it seen?
+"""Flips every bit of a checkpoint, cuts its files at every length: is it seen?
 
-    python tests/faults/flips.py              every bit of a small checkpoint
+    python tests/faults/flips.py              all of a small checkpoint; 10 minutes
     python tests/faults/flips.py --sample 300 so many, evenly spread over every file
 
 What is read back from a damaged checkpoint is `detected` (DamagedCheckpoint, which
@@ -144,7 +144,7 @@ class Patient:
 
 
 def part(folder: str, which: list[Damage]) -> list[Result]:
-    """Tries them on a copy of the folder; runs in a process of its own."""
+    """Tries them on a copy of the folder of checkpoints, in a process of its own."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None  # Orbax's event loop, closed amid a read

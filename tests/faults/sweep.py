@@ -1,4 +1,4 @@
-"""Lets a run of 40 steps fail or die at every write, rename and delete; restarts it.
+"""Lets a run of 40 steps fail or die at every write, rename, delete; restarts it.
 
     python tests/faults/sweep.py              everything; most of an hour on two cores
     python tests/faults/sweep.py --sample 60  a quick look, evenly spread
