@@ -84,7 +84,7 @@ class StepLog:
             self.whole[name] += getattr(batch, name)
         self.done["flops"] += self.flops(batch)
         self.done["chunks"] += len(batch.chunks)
-        if step == self.start + 1:
+        if step == self.start + 1:  # done for sure, and the next one dispatched
             seconds, compiling = self.ledger.since_start()
             self.once = {"time_to_first_step": seconds, "compiling_before": compiling}
         if step % self.every == 0:

@@ -31,7 +31,12 @@ def nothing_left():
     handlers = [signal.getsignal(n) for n in numbers]
     yield
     assert [signal.getsignal(n) for n in numbers] == handlers
-    assert [t.name for t in threading.enumerate() if t.name.startswith("rm_jax")] == []
+    assert ours() == []
+
+
+def ours():
+    """Names of our threads that run."""
+    return [t.name for t in threading.enumerate() if t.name.startswith("rm_jax")]
 
 
 def interrupt():
@@ -108,8 +113,9 @@ def test_an_error_leaves_no_thread_behind(make, tmp_path, monkeypatch, nothing_l
         raise OSError("the power is gone")
 
     monkeypatch.setattr(train_module, "run_step", broken)
-    with pytest.raises(OSError, match="the power"):
+    with pytest.raises(OSError, match="the power") as error:
         train(make(), tmp_path / "run")
+    assert ours() == [] and error.tb  # which a notebook keeps, and all frames with it
 
 
 def test_one_batch_over_and_over_is_learnt_by_heart(make, tmp_path, stop_after):
