@@ -181,7 +181,8 @@ def table_of(rows: list[dict]) -> pa.Table:
     types = {"rank": pa.int64(), "gold": pa.float32(), "soft": pa.float32()}
     types |= {"strength": pa.float32()}
     return pa.table(
-        {k: pa.array([row[k] for row in rows], types.get(k)) for k in rows[0]}
+        {k: pa.array([row[k] for row in rows], types.get(k)) for k in rows[0]},
+        metadata={"schema_version": "1"},
     )
 
 
