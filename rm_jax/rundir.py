@@ -7,6 +7,7 @@ Evaluation, serving, export and reports read only these, never a Python config.
 """
 
 import json
+import os
 from typing import Any
 
 from rm_jax import schemas, seal, store
