@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny import NO_EVAL, arrays, lines, train, use_devices
+from tiny import NO_EVAL, WORLD, arrays, lines, train, use_devices
 
 import rm_jax
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.config import ConfigError
-from rm_jax.data.schema import record_from_dict
+from rm_jax.data.schema import record_from_dict, record_to_dict
+from rm_jax.data.world import make_world
 from rm_jax.losses import LOSSES, REGULARIZERS, bradley_terry
 from rm_jax.step import OF_SOURCE
 from rm_jax.steplog import TrainingError
