@@ -51,7 +51,7 @@ class Point(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A point and what happens there: kill, half, eio, full or read_only."""
+    """A point and what happens there: kill, half, lost, eio, full or read_only."""
 
     point: Point
     mode: str
@@ -82,13 +82,48 @@ def points_of(calls: Iterable[Call]) -> list[Point]:
 
 
 def faults_of(points: Iterable[Point]) -> list[Fault]:
-    """Everything that can happen: death before each call, failures, a torn write."""
-    faults = []
+    """Everything that can happen: death before each call, failures, a torn write.
+
+    After each rename also a loss of power: what the name now stands for must be on the
+    disk by then.
+    """
+    faults, before = [], ""
     for point in points:
+        if before == "rename":
+            faults.append(Fault(point, "lost"))
+        before = point.call
         lasting = [mode for mode, calls in LASTING.items() if point.call in calls]
         half = ["half"] if point.call == "write" and point.size > 1 else []
         faults += [Fault(point, mode) for mode in ("kill", *half, "eio", *lasting)]
     return faults
+
+
+def unsynced(calls: Iterable[Call]) -> dict[str, int]:
+    """Files that a loss of power would cut -> the bytes of them that are safe.
+
+    Names are taken to be safe at once, contents only once they are synced: so it is on
+    ext4 and xfs.
+    """
+    safe: dict[str, int] = {}
+    hurt: set[str] = set()
+    for call in calls:
+        if call.flag != ".":
+            continue
+        if call.call == "write":
+            safe.setdefault(call.path, 0)
+            hurt.add(call.path)
+        elif call.call == "fsync":
+            safe[call.path] = call.size
+            hurt.discard(call.path)
+        elif call.call == "rename":
+            for old in [p for p in safe if f"{p}/".startswith(f"{call.path}/")]:
+                new = call.to + old.removeprefix(call.path)
+                safe[new] = safe.pop(old)
+                hurt.discard(new)
+                if old in hurt:
+                    hurt.remove(old)
+                    hurt.add(new)
+    return {path: safe[path] for path in sorted(hurt)}
 
 
 def sample(items: Sequence, n: int) -> list:

@@ -55,7 +55,10 @@ VARIANTS = {"plain": {}, "extras": EXTRAS}
 # Points of a variant that are swept: what the plain run has as well is left out.
 ONLY = {"plain": "", "extras": "/tokenizers|/tensorboard|/report|/JOINED"}
 ERRORS = {"eio": errno.EIO, "full": errno.ENOSPC, "read_only": errno.EROFS}
-ACTIONS = {"eio": "once"}  # of the shim, where a mode is called otherwise
+ACTIONS = {
+    "eio": "once",
+    "lost": "kill",
+}  # of the shim, where a mode is called otherwise
 
 
 class Run(NamedTuple):
@@ -133,6 +136,10 @@ class Rig(contextlib.AbstractContextManager):
         answer = json.loads(self._process.stdout.readline())
         said = pathlib.Path(output).read_text(errors="replace")
         calls = points.read_log(pathlib.Path(log).read_text())
+        if fault and fault.mode == "lost":
+            for path, size in points.unsynced(calls).items():
+                if os.path.exists(path):
+                    os.truncate(path, size)
         return Run(answer["code"], said, calls, answer["seconds"])
 
     def joined(self) -> list[str]:

@@ -6,14 +6,17 @@
 Every call that changes a file of the run directory or of the token cache is a point: of
 ours, and of Orbax, tensorstore, pyarrow and the tokenizers. An undisturbed run lists
 them. At each the run is killed before the call; a write is also cut in half and then
-killed; the call fails once (EIO); and from it on the disk stays full (ENOSPC) or cannot
-be written (EROFS). Then the same command runs again, undisturbed, and must leave what
+killed; after a rename power is lost, and with it all that was not synced; the call
+fails once (EIO); and from it on the disk stays full (ENOSPC) or cannot be written
+(EROFS). Then the same command runs again, undisturbed, and must leave what
 a run leaves that nothing happened to: parameters, optimiser, metrics, evaluations and
 predictions, equal to the bit. A run that met an error may survive it, or end with one
 line that names a path.
 
 A point is (call, path, n-th time), so threads that take turns differently do not move
-it; what is random in a path is a `*`. The last lines are the figure.
+it; what is random in a path is a `*`. A point that is not reached is a failure, too.
+Then flips.py damages every bit of a small checkpoint, and some of the run's own. The
+last line is the figure; the exit code is 0 where nothing is wrong.
 """
 
 import argparse
@@ -30,10 +33,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import compare
+import flips
 import rig as rigs
 import shim
-from points import Fault, faults_of, points_of, sample, unlogged
+from points import Fault, faults_of, fits, points_of, sample, unlogged
 from rig import Rig
+
+KILLS = ("kill", "half", "lost")
+MODES = (*KILLS, "eio", "full", "read_only")
 
 
 class Outcome(NamedTuple):
@@ -75,7 +82,7 @@ def disturb(rig: Rig, plan: Plan, faults: Sequence[Fault]) -> Outcome:
         reached = reached and rigs.hit(run.calls)
         seconds += run.seconds
         name.append(f"{one.mode} {one.point.name(rig.folder)}")
-        if one.mode in ("kill", "half"):
+        if one.mode in KILLS:
             unclear = unclear or ("" if run.code == -9 else f"exit code {run.code}")
         else:
             unclear = unclear or rigs.unclear(run, rig.folder)
@@ -83,7 +90,7 @@ def disturb(rig: Rig, plan: Plan, faults: Sequence[Fault]) -> Outcome:
             unclear += f"; it said: {run.said[-600:]}"
     again = rig.run()
     wrong = _wrong(rig, again, plan.wanted)
-    left = compare.leftovers(rig.run_dir, rig.tokens)
+    left = [fits(f"/{n}") for n in compare.leftovers(rig.run_dir, rig.tokens)]
     return Outcome(
         " then ".join(name), faults[0].mode, reached, wrong, unclear if reached else "",
         left, seconds + again.seconds,
@@ -121,12 +128,12 @@ def explore(rig: Rig, only: str) -> Plan:
 def doubles(rig: Rig, plan: Plan, first: int, second: int) -> list[tuple[Fault, Fault]]:
     """Kills and then, in the restart, kills again: a sample of the pairs."""
     pairs = []
-    kills = [fault for fault in plan.faults if fault.mode in ("kill", "half")]
+    kills = [fault for fault in plan.faults if fault.mode in KILLS]
     for fault in sample(kills, first) if first else ():
         rig.clear()
         rig.run(fault)
         again = faults_of(points_of(rig.run().calls))
-        again = [f for f in again if f.mode in ("kill", "half")]
+        again = [f for f in again if f.mode in KILLS]
         pairs += [(fault, other) for other in sample(again, second)]
     return pairs
 
@@ -191,7 +198,7 @@ def figure(outcomes: list[Outcome]) -> dict[str, int]:
     modes = collections.Counter(o.mode for o in outcomes if o.reached)
     return {
         "faults": len(outcomes),
-        **{mode: modes[mode] for mode in ("kill", "half", "eio", "full", "read_only")},
+        **{mode: modes[mode] for mode in MODES},
         "not reached": sum(not o.reached for o in outcomes),
         "unclear errors": sum(bool(o.unclear) for o in outcomes),
         "with scratch files left": sum(bool(o.left) for o in outcomes),
@@ -212,10 +219,26 @@ def main() -> int:
         print(f"cannot inject faults: {why}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="rm_jax.faults.") as folder:
-        outcomes = sweep(os.path.realpath(folder), args)
-    numbers = figure(outcomes)
+        folder = os.path.realpath(folder)
+        outcomes = sweep(folder, args)
+        results = [] if args.only else _flips(folder, args)
+    left = collections.Counter(name for o in outcomes for name in o.left)
+    for name, n in left.most_common(20):
+        print(f"left for ever, {n} times: {name}")
+    numbers = figure(outcomes) | flips.report(results)
     print(", ".join(f"{n} {name}" for name, n in numbers.items()))
-    return int(any(o.wrong or o.unclear or not o.reached for o in outcomes))
+    bad = any(o.wrong or o.unclear or not o.reached for o in outcomes)
+    return int(bad or numbers["bad"] > 0)
+
+
+def _flips(folder: str, args: argparse.Namespace) -> list[flips.Result]:
+    """Bits and lengths of a small checkpoint, all; of the run's own, some."""
+    small, own = f"{folder}/small", f"{folder}/plain0/run/checkpoints"
+    flips.small_checkpoint(small)
+    found = flips.examine(small, args.sample, args.workers)
+    if os.path.isdir(own):
+        found += flips.examine(own, min(args.sample or 1100, 1100), args.workers)
+    return found
 
 
 if __name__ == "__main__":
