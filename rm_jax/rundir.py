@@ -49,12 +49,13 @@ def claim(workdir: str, config: Any) -> bool:
     Nothing is written. `train.duration` may grow, MAY_CHANGE may change.
 
     Raises:
-      ConfigError: a directory with other files, or a run whose config differs: names
-        each key, its old and its new value.
+      ConfigError: a place that cannot be written to, a directory with other files, or a
+        run whose config differs: names each key, its old and its new value.
     """
     path = store.join(workdir, "config.json")
     if not store.exists(path):
         found = store.listdir(workdir) if store.exists(workdir) else []
+        _check_writable(workdir)
         # A run killed at its first file leaves that file under the name of a scratch.
         if [name for name in found if not name.startswith(".config.json.")]:
             raise ConfigError(
@@ -76,6 +77,20 @@ def claim(workdir: str, config: Any) -> bool:
             "another --workdir, or go back to the old values"
         )
     return True
+
+
+def _check_writable(workdir: str) -> None:
+    """Refuses a place that cannot be written to, before hours of tokenising."""
+    if store.is_url(workdir):
+        return
+    above = store.absolute(workdir)
+    while not store.exists(above):
+        above = os.path.dirname(above)
+    if not os.access(above, os.W_OK | os.X_OK) or not store.is_dir(above):
+        raise ConfigError(
+            f"--workdir {workdir}: {above} is no folder that can be written to: choose "
+            "another"
+        )
 
 
 def _grows(old: str, new: str) -> bool:
