@@ -313,6 +313,8 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         (step, finish), self._pending = self._pending, None
         try:
             finish()
+            if cluster.first() and not store.is_url(self.directory):
+                store.sync(self._path(step))  # Orbax leaves its small files unsynced
         except Exception as error:
             raise OSError(f"{self._path(step)}: cannot save: {error}") from error
         # Only now, with the new step on disk, may an older one go.

@@ -152,7 +152,7 @@ def write_bytes(path: str, data: bytes) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-        _sync_folder(folder)
+        _sync(folder)  # or the rename itself can be lost when the machine stops
 
 
 def write_new(path: str, data: bytes) -> bool:
@@ -355,6 +355,7 @@ def new_folder(path: str) -> Iterator[str]:
                 objects.upload(scratch, path)
             else:
                 os.chmod(scratch, 0o777 & ~_umask())
+                sync(scratch)
                 os.rename(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -390,9 +391,17 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: str) -> None:
-    # Without this the rename itself can be lost when the machine stops.
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: str) -> None:
+    """Returns when everything in a local folder would survive a loss of power."""
+    with _clear(path, "write"):
+        for folder, _, names in os.walk(path):
+            for name in names:
+                _sync(join(folder, name))
+            _sync(folder)
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

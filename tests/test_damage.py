@@ -4,12 +4,15 @@ tests/faults does it at every call of a run; here is each case that it found, al
 """
 
 import errno
+import os
 import pathlib
 
+import jax.numpy as jnp
 import pytest
 
 import rm_jax
 from rm_jax import rundir, store
+from rm_jax.checkpoint import CheckpointWriter
 from rm_jax.data import cache
 from rm_jax.data.tokenizers import build_tokenizer, save_tokenizer
 
@@ -27,6 +30,24 @@ def test_a_kill_before_the_first_file_has_its_name(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(rundir.ConfigError, match="is not empty and holds no run"):
         rundir.claim(str(tmp_path), None)
+
+
+def test_a_workdir_that_cannot_be_written_is_found_first(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(rundir.ConfigError, match="file/run: .*/file is no folder"):
+        rundir.claim(str(tmp_path / "file/run"), None)
+    asked = []
+    # Modes do not stop root, but access() knows of a disk mounted read-only.
+    monkeypatch.setattr(os, "access", lambda *args: asked.append(args))
+    with pytest.raises(rundir.ConfigError, match="a/run: .* that can be written"):
+        rundir.claim(str(tmp_path / "a/run"), None)
+    assert asked == [(str(tmp_path), os.W_OK | os.X_OK)]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_disk_that_is_full_under_the_log_is_named():
+    with pytest.raises(OSError, match="/dev/full: cannot write: No space left"):
+        store.append_lines("/dev/full", ["{}"])
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO])
@@ -91,3 +112,44 @@ def test_a_file_edited_by_hand_says_what_to_do(tmp_path):
     rows = [row for row in path.read_text().splitlines() if '"seal"' not in row]
     path.write_text("\n".join(rows))
     assert rm_jax.config.load(str(path)).model.d_model == 64
+
+
+def synced(monkeypatch):
+    """Paths in the order in which they were synced and renamed."""
+    done, fsync, rename = [], os.fsync, os.rename
+
+    def note(handle):
+        done.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    def move(old, new):
+        done.append(f"-> {new}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", move)
+    return done
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux's /proc")
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = synced(monkeypatch)
+    with store.new_folder(str(tmp_path / "t")) as folder:
+        pathlib.Path(folder, "a").write_text("1")
+    assert [os.path.basename(p) for p in done] == ["a", os.path.basename(folder), "t"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux's /proc")
+def test_a_checkpoint_is_on_the_disk_before_an_older_one_goes(tmp_path, monkeypatch):
+    done = synced(monkeypatch)
+    with CheckpointWriter(
+        str(tmp_path), keep_last=1, keep_best=0, best_metric=None, best_mode="max"
+    ) as checkpoints:
+        checkpoints.save(1, {"w": jnp.ones(3)}, {}, {})
+        checkpoints.wait()
+        del done[:]
+        checkpoints.save(2, {"w": jnp.ones(3)}, {}, {})
+    saved, gone = f"{tmp_path}/2", f"-> {tmp_path}/1.deleted"
+    before = done[: done.index(gone)]
+    files = {str(p) for p in pathlib.Path(saved).rglob("*") if p.is_file()}
+    assert files <= set(before) and f"{saved}/manifest/data.json" in files

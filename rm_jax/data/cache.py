@@ -207,6 +207,7 @@ def _create(final: pathlib.Path, write: Callable) -> TokenSet:
     try:
         meta = {"version": VERSION, **write(scratch)}
         meta["bytes"] = {p.name: p.stat().st_size for p in sorted(scratch.glob("*.*"))}
+        store.sync(scratch)  # what meta.json says is there must not be lost before it
         store.write_json(scratch / "meta.json", meta)
         if final.exists() and not (final / "meta.json").exists():
             shutil.rmtree(final)
