@@ -446,6 +446,42 @@ def test_other_data_under_the_same_name_is_refused(straight, make, tmp_path):
     assert files(workdir) == before
 
 
+def test_a_data_file_that_is_gone_is_named(straight, make, tmp_path):
+    # Its tokens are cached, but under the digest of its content: no guess is made.
+    workdir, before = tmp_path / "run", files(straight)
+    shutil.copytree(straight, workdir)
+    path = pathlib.Path(make().data.eval.valid.partition(":")[2])
+    path.rename(path.with_suffix(".away"))
+    try:
+        with pytest.raises(FileNotFoundError, match=f"{path}: no such file"):
+            train(make(), workdir)
+    finally:
+        path.with_suffix(".away").rename(path)
+    assert files(workdir).keys() == before.keys()
+    train(make(), workdir)
+
+
+def test_clocks_that_go_back_and_times_of_files_change_nothing(
+    straight, make, tmp_path, monkeypatch, stop_after
+):
+    now = [2e9]
+
+    def back():
+        now[0] -= 3600
+        return now[0]
+
+    monkeypatch.setattr("time.time", back)
+    stop_after(5)
+    assert train(make(), tmp_path / "run")[0] is None
+    stop_after(10**9)
+    for i, path in enumerate(sorted((tmp_path / "run").rglob("*"))):
+        os.utime(path, (4e9 - i, 4e9 - i))  # the newest first, and in the future
+    train(make(), tmp_path / "run")
+    assert_same_run(tmp_path / "run", straight)
+    text = (tmp_path / "run/timing.jsonl").read_text()
+    assert all(0 < json.loads(line)["seconds"] < 100 for line in text.splitlines())
+
+
 def test_resume_in_another_folder_goes_on(straight, make, tmp_path):
     config = make(train__resume=str(straight), train__duration="9 steps")
     _, said = train(config, tmp_path / "run")
