@@ -344,7 +344,7 @@ def test_other_data_under_the_same_name_is_refused(straight, make, tmp_path):
 
 
 def test_a_data_file_that_is_gone_is_named(straight, make, tmp_path):
-    # Its tokens are in the cache, but by the digest of its content: no guess is made.
+    # Its tokens are cached, but under the digest of its content: no guess is made.
     workdir, before = tmp_path / "run", files(straight)
     shutil.copytree(straight, workdir)
     path = pathlib.Path(make().data.eval.valid.partition(":")[2])
