@@ -139,6 +139,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(runs):
     names = {n.partition("/")[0] for n in store.walk(far)}
     assert {"tokenizer", "tensorboard", "report.html", "predictions"} <= names
     assert store.walk(f"{far}/tensorboard")
+    assert main.run(["diff", local, far]) == 0
 
 
 def test_damage_in_a_bucket_falls_back(runs, bucket, config):
