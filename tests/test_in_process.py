@@ -78,7 +78,7 @@ def test_interrupted_in_an_evaluation(
 def test_interrupted_while_tokenising(make, tmp_path, monkeypatch, nothing_left):
     """Nothing is saved yet, so it just ends; what was begun is done again."""
     config = make(train__duration="2 steps", data__cache_dir=str(tmp_path / "tokens"))
-    real = datasets.cache.build
+    real = datasets.cache.tokenised
 
     def interrupted(records, *rest):
         def few():
@@ -90,7 +90,7 @@ def test_interrupted_while_tokenising(make, tmp_path, monkeypatch, nothing_left)
         return real(few(), *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(datasets.cache, "build", interrupted)
+        patch.setattr(datasets.cache, "tokenised", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
