@@ -57,7 +57,14 @@ def join(sets: Mapping[str, TokenSet], directory: str | os.PathLike) -> TokenSet
             "counts": {},
             "audit": {},
             "source": {
-                name: {**data.meta["source"], "cache": data.directory.name}
+                name: {
+                    **data.meta["source"],
+                    **{
+                        k: data.meta[k]
+                        for k in ("audit", "counts", "examples", "tokens")
+                    },
+                    "cache": data.directory.name,
+                }
                 for name, data in sets.items()
             },
         }

@@ -195,7 +195,7 @@ def data_table(info: Mapping[str, Any]) -> Table:
       info: run.json; its `data` has `audit`, `counts` and `examples` of each set.
     """
     found = {}
-    for name, data in (info.get("data") or {}).items():
+    for name, data in _with_sources(info.get("data") or {}):
         audit = data.get("audit") or {}
         policy = audit.get("policy", {})
         found[name] = {
@@ -208,6 +208,16 @@ def data_table(info: Mapping[str, Any]) -> Table:
     keys = dict.fromkeys(key for values in found.values() for key in values)
     cells = lambda key: [Cell(_number(v.get(key), count=True)) for v in found.values()]
     return Table(list(found), {key: cells(key) for key in keys})
+
+
+def _with_sources(sets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each set, and after a mixture each of its sources."""
+    for name, data in sets.items():
+        yield name, data
+        source = data.get("source") or {}
+        for part in data.get("fingerprints") or {}:
+            if part:
+                yield f"{name} / {part}", source[part]
 
 
 def metric_list(values: Mapping[str, Any]) -> dict[str, Cell]:

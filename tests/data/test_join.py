@@ -94,7 +94,10 @@ def test_nothing_is_left_of_a_join_that_fails(sets, tmp_path, monkeypatch):
 def test_its_meta_says_what_was_joined(sets, tmp_path):
     joined = join.join(sets, tmp_path / "joined")
     meta = json.loads((tmp_path / "joined" / "meta.json").read_text())
-    assert meta["source"]["b"] == {"cache": "b"} and meta["sources"] == ["a", "b", "c"]
+    of_b = meta["source"]["b"]
+    assert of_b["cache"] == "b" and of_b["examples"] == 5 == len(sets["b"])
+    assert {"audit", "counts", "tokens"} < of_b.keys()
+    assert meta["sources"] == ["a", "b", "c"]
     assert (
         meta["tokens"]
         == len(joined.tokens)

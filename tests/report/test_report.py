@@ -553,3 +553,17 @@ def test_the_sources_of_a_mixture_have_rows_of_their_own(tmp_path):
     store.write_text(str(tmp_path / "config.json"), '{"schema_version": 1}')
     found, _ = tables.final_evals(runs.load_run(str(tmp_path)))
     assert found == {"valid": {"nll": 0.6, "sources": {"harm": {"nll": 0.7}}}}
+
+
+def test_the_audit_of_each_source_of_a_mixture_is_shown():
+    audit = {"counts": {"tied": 1}, "policy": {"tied": "drop"}}
+    part = lambda n: {"audit": audit, "counts": {}, "examples": n}
+    train = {
+        "source": {"a": part(3), "b": part(5)}, "fingerprints": {"a": "x", "b": "y"},
+        "audit": {}, "counts": {}, "examples": 8,
+    }  # fmt: skip
+    table = tables.data_table({"data": {"train": train, "test": part(2)}})
+    assert table.headings == ["train", "train / a", "train / b", "test"]
+    values = {name: [c.value for c in row] for name, row in table.rows.items()}
+    assert values["examples"] == ["8", "3", "5", "2"]
+    assert values["tied (drop)"] == ["—", "1", "1", "1"]
