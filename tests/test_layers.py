@@ -15,7 +15,7 @@ LAYERS = (
     ("cluster",),
     ("config", "manifest", "writer"),
     ("data", "models", "losses", "optim"),
-    ("state", "evals"),
+    ("state", "evals", "arrayfiles"),
     ("step", "checkpoint", "report", "rundir"),
     ("build", "steplog"),
     ("train", "serve"),
