@@ -29,7 +29,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from rm_jax import backend, cluster, store
+from rm_jax import arrayfiles, backend, cluster, store
 from rm_jax.manifest import (
     CheckpointMismatch,
     DamagedCheckpoint,
@@ -186,7 +186,7 @@ class Checkpoints:
         check_match(path, saved, wanted)
         damage = None
         try:
-            arrays = _read_arrays(path, wanted)
+            arrays = arrayfiles.read(path, wanted)
         except DamagedCheckpoint as error:
             damage = error
         # A process reads its own shards: all must know before the digests, which are
@@ -256,7 +256,10 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
             return
         for name in store.listdir(self.directory) if store.exists(directory) else ():
             started = re.fullmatch(r"\d+", name) and name not in finished
-            if started or backend.UNFINISHED in name or name.endswith(_DELETED):
+            left = backend.UNFINISHED in name or name.endswith(
+                (_DELETED, arrayfiles.SAVING)
+            )
+            if started or left:
                 store.remove_tree(store.join(self.directory, name))
 
     def save(
@@ -297,8 +300,10 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
             )
         arrays, _ = named(state)
         manifest = make_manifest(step, arrays, meta, metrics)
-        finish = backend.start_save(self._path(step), nested(arrays), manifest)
-        self._pending = step, finish
+        self._pending = (
+            step,
+            arrayfiles.start(self._path(step), nested(arrays), manifest),
+        )
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
         """Whether a step of these metrics would be kept among the best."""
@@ -322,8 +327,6 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         (step, finish), self._pending = self._pending, None
         try:
             finish()
-            if cluster.first() and not store.is_url(self.directory):
-                store.sync(self._path(step))  # Orbax leaves its small files unsynced
         except Exception as error:
             raise OSError(f"{self._path(step)}: cannot save: {error}") from error
         # Only now, with the new step on disk, may an older one go.
@@ -383,28 +386,3 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
             trash = self._path(step) + _DELETED
             store.move(self._path(step), trash)
             store.remove_tree(trash)
-
-
-def _read_arrays(path: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The arrays of a folder, in the order of `wanted`."""
-    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    place = lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=x.sharding or first
-    )
-    try:
-        read = backend.load(path, nested({k: place(x) for k, x in wanted.items()}))
-    except (jax.errors.JaxRuntimeError, MemoryError, PermissionError):
-        raise  # the machine's fault, not the checkpoint's
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise DamagedCheckpoint(f"{path} cannot be read: {why:.500}") from error
-    arrays, _ = named(read)
-    for name, x in wanted.items():
-        # An array that Orbax's metadata does not know is passed over without a word.
-        got = arrays.get(name)
-        if not isinstance(got, jax.Array) or (got.shape, got.dtype) != (
-            x.shape,
-            x.dtype,
-        ):
-            raise DamagedCheckpoint(f"{path}: {name} was not read")
-    return {name: arrays[name] for name in wanted}

@@ -15,7 +15,7 @@ LAYERS = (
     ("cluster", "compiles", "sinks"),
     ("config", "manifest", "writer", "goodput"),
     ("data", "models", "losses", "optim", "profiler"),
-    ("state", "evals", "flops", "example_losses", "plugins"),
+    ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
     ("step", "checkpoint", "report", "rundir", "provenance"),
     ("build", "steplog"),
     ("start",),

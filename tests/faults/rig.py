@@ -36,8 +36,8 @@ KNOBS = {
     "train.ema": 0.9,
     "train.duration": "40 steps",
     "train.log_every": "7 steps",  # no two in step: saves fall amid lines of the log
-    "train.eval_every": "20 steps",
-    "train.save_every": "10 steps",
+    "train.eval_every": "28 steps",
+    "train.save_every": "14 steps",
     "train.report": False,
     "train.tensorboard": False,
     "data.train": "world:#train",
@@ -45,6 +45,9 @@ KNOBS = {
 }
 # What the plain run has not: a trained tokenizer, a mixture, TensorBoard, the report.
 EXTRAS = {
+    "train.duration": "14 steps",
+    "train.eval_every": "7 steps",
+    "train.save_every": "7 steps",
     "train.report": True,
     "train.tensorboard": True,
     "contract.tokenizer": "bpe:300",

@@ -106,7 +106,7 @@ def _wrong(rig: Rig, run: rigs.Run, wanted: dict[str, str]) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-def explore(rig: Rig, only: str) -> Plan:
+def explore(rig: Rig, only: str, mode: str) -> Plan:
     """Runs undisturbed, twice: all points, and what must come out every time."""
     found = []
     for _ in range(2):
@@ -121,8 +121,12 @@ def explore(rig: Rig, only: str) -> Plan:
     if unseen := unlogged(found[1][0], compare.sizes(rig.run_dir, rig.tokens)):
         raise RuntimeError(f"the shim has not seen all that was written to {unseen}")
     only = only.replace("JOINED", "|".join(rig.joined()) or "JOINED")
-    points = [p for p in points_of(calls) if re.search(only, p.pattern)]
-    return Plan(faults_of(points), len(points), wanted)
+    faults = [
+        fault
+        for fault in faults_of(points_of(calls))
+        if re.search(only, fault.point.pattern) and re.search(mode, fault.mode)
+    ]
+    return Plan(faults, len({fault.point for fault in faults}), wanted)
 
 
 def doubles(rig: Rig, plan: Plan, first: int, second: int) -> list[tuple[Fault, Fault]]:
@@ -159,7 +163,7 @@ def _variant(
     variant: str, free: queue.Queue, args: argparse.Namespace
 ) -> list[Outcome]:
     rig = free.get()
-    plan = explore(rig, args.only or rigs.ONLY[variant])
+    plan = explore(rig, args.only or rigs.ONLY[variant], args.mode)
     print(f"{variant}: {plan.points} points, {len(plan.faults)} faults", flush=True)
     work = [(fault,) for fault in sample(plan.faults, args.sample)]
     if variant == "plain":
@@ -213,6 +217,7 @@ def main() -> int:
     parser.add_argument("--doubles", type=int, default=5, help="n x n kills twice")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", default="", help="points whose path fits this regex")
+    parser.add_argument("--mode", default="", help=f"a regex of {', '.join(MODES)}")
     parser.add_argument("--variant", default="", choices=("", *rigs.VARIANTS))
     args = parser.parse_args()
     if why := shim.missing():
@@ -221,7 +226,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rm_jax.faults.") as folder:
         folder = os.path.realpath(folder)
         outcomes = sweep(folder, args)
-        results = [] if args.only else _flips(folder, args)
+        results = [] if args.only or args.mode else _flips(folder, args)
     left = collections.Counter(name for o in outcomes for name in o.left)
     for name, n in left.most_common(20):
         print(f"left for ever, {n} times: {name}")

@@ -62,7 +62,7 @@ def test_every_point_has_its_faults():
     assert [(f.point.call, f.mode) for f in faults] == [
         ("write", "kill"), ("write", "eio"), ("write", "full"),
         ("rename", "kill"), ("rename", "eio"), ("rename", "read_only"),
-        ("fsync", "lost"), ("fsync", "kill"), ("fsync", "eio"), ("fsync", "full"),
+        ("fsync", "lost"), ("fsync", "eio"),
     ]  # fmt: skip
     (write, *_) = points_of(calls("write 2 /a"))
     assert Fault(write, "half") in faults_of([write])
