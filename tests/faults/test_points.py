@@ -22,6 +22,8 @@ from points import (
     unsynced,
 )
 
+from rm_jax import checkpoint
+
 needs_shim = pytest.mark.skipif(bool(shim.missing()), reason=shim.missing())
 
 
@@ -99,6 +101,23 @@ def test_every_bit_and_every_length_is_in_the_list(tmp_path):
     assert [d.at for d in found if d.how == "cut"] == [0, 1]
     assert [d.file for d in found if d.how == "remove"] == ["b", "d/a"]
     assert len(list(flips.damages(str(tmp_path), 6))) == 3 + 2 + 4
+
+
+def test_the_small_checkpoint_needs_every_guard_of_ours(tmp_path, monkeypatch):
+    flips.small_checkpoint(str(tmp_path))
+    patient = flips.Patient(str(tmp_path))
+    noise = dict((name, raw) for name, _, _, raw in patient.good[0])["a"]
+    at = {
+        file: 8 * found
+        for file in flips.files(str(tmp_path))
+        if (found := (tmp_path / file).read_bytes().find(noise)) >= 0
+    }
+    assert at  # as it is, so that a flip gives other values
+    ((file, bit), *_) = at.items()
+    damage = flips.Damage(file, "flip", bit + 9)
+    assert patient.try_one(damage).outcome == "detected"
+    monkeypatch.setattr(checkpoint, "check_digests", lambda *_: None)
+    assert patient.try_one(damage) == flips.Result(damage, "bad", "silent")
 
 
 @pytest.fixture(scope="module")
