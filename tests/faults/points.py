@@ -11,6 +11,7 @@ RANDOM = (
     (re.compile(r"\.[0-9a-f]{8}\.tmp(?=/|$)"), ".*.tmp"),  # a token cache being made
     (re.compile(r"\.\d+\.tmp(?=/|$)"), ".*.tmp"),  # a tokenizer being trained
     (re.compile(r"/d/[0-9a-f]{32}$"), "/d/*"),  # tensorstore's data
+    (re.compile(r"/#\d+$"), "/#*"),  # a file that never has a name
     (re.compile(r"tfevents\..*"), "tfevents.*"),
 )
 LASTING = {  # what goes on failing after the first failure, and of which calls

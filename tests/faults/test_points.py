@@ -41,6 +41,7 @@ def calls(*lines):
         ("/t/9cd1.f46b5aa8.tmp/.meta.json.ski5nfb5", "/t/9cd1.*.tmp/.meta.json.*"),
         ("/r/10/state/d/" + "0f" * 16, "/r/10/state/d/*"),
         ("/r/metrics.jsonl", "/r/metrics.jsonl"),
+        ("/t/9cd1.f46b5aa8.tmp/#2442032", "/t/9cd1.*.tmp/#*"),
         ("/r/t/events.out.tfevents.17.host", "/r/t/events.out.tfevents.*"),
         ("/r/10.orbax-checkpoint-tmp/state", "/r/10.orbax-checkpoint-tmp/state"),
     ],
