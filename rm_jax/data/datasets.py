@@ -183,10 +183,14 @@ def make_tokenizer(
     folder = cache_root(config["data"]) / "tokenizers" / name
     if not folder.is_dir():
         say(f"training tokenizer {spec} on {', '.join(s.name for s in train)}")
-        scratch = folder.with_name(f"{name}.{os.getpid()}.tmp")
         every = itertools.chain.from_iterable(texts(s.records()) for s in train)
-        save_tokenizer(build_tokenizer(spec, texts=every), os.fspath(scratch))
-        os.rename(scratch, folder)
+        trained = build_tokenizer(spec, texts=every)
+        try:
+            with store.new_folder(os.fspath(folder)) as scratch:
+                save_tokenizer(trained, scratch)
+        except OSError:  # another process finished the same one first
+            if not folder.is_dir():
+                raise
     return load_tokenizer(folder)
 
 

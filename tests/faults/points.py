@@ -9,7 +9,6 @@ from typing import NamedTuple
 RANDOM = (
     (re.compile(r"(/\.[\w.]+?)\.[a-z0-9_]{8}(?=/|$)"), r"\1.*"),  # of tempfile
     (re.compile(r"\.[0-9a-f]{8}\.tmp(?=/|$)"), ".*.tmp"),  # a token cache being made
-    (re.compile(r"\.\d+\.tmp(?=/|$)"), ".*.tmp"),  # a tokenizer being trained
     (re.compile(r"/d/[0-9a-f]{32}$"), "/d/*"),  # tensorstore's data
     (re.compile(r"/#\d+$"), "/#*"),  # a file that never has a name
     (re.compile(r"tfevents\..*"), "tfevents.*"),
