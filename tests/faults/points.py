@@ -38,16 +38,19 @@ class Call(NamedTuple):
 
 
 class Point(NamedTuple):
-    """The n-th call of a kind on a path that fits; `size` is that of the call."""
+    """The n-th call of a kind on a path that fits; `size` is that of the call.
+
+    `pattern` is below the folder that all of the run is in: the same for every worker.
+    """
 
     call: str
     pattern: str
     n: int
     size: int
 
-    def name(self, root: str) -> str:
+    def name(self) -> str:
         """What a report calls it."""
-        return f"{self.call} {self.pattern.removeprefix(root)} #{self.n}"
+        return f"{self.call} {self.pattern} #{self.n}"
 
 
 class Fault(NamedTuple):
@@ -70,12 +73,12 @@ def fits(path: str) -> str:
     return path
 
 
-def points_of(calls: Iterable[Call]) -> list[Point]:
-    """Every point of a run; the order is that of the calls."""
+def points_of(calls: Iterable[Call], root: str) -> list[Point]:
+    """Every point of a run in folder `root`; the order is that of the calls."""
     seen: collections.Counter = collections.Counter()
     points = []
     for call in calls:
-        key = call.call, fits(call.path)
+        key = call.call, fits(call.path.removeprefix(root))
         seen[key] += 1
         points.append(Point(*key, seen[key], call.size))
     return points

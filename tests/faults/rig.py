@@ -131,7 +131,7 @@ class Rig(contextlib.AbstractContextManager):
         arm = {"folders": [self.run_dir, self.tokens], "log": log}
         if fault:
             (call, pattern, n, _), mode = fault
-            arm |= {"call": call, "pattern": pattern, "n": n}
+            arm |= {"call": call, "pattern": self.folder + pattern, "n": n}
             arm |= {"action": ACTIONS.get(mode, mode), "error": ERRORS.get(mode, 0)}
         request = {"argv": self.argv, "output": output, "arm": arm}
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -144,6 +144,10 @@ class Rig(contextlib.AbstractContextManager):
                 if os.path.exists(path):
                     os.truncate(path, size)
         return Run(answer["code"], said, calls, answer["seconds"])
+
+    def faults(self, run: Run) -> list[Fault]:
+        """All that can be done to a run like this one."""
+        return points.faults_of(points.points_of(run.calls, self.folder))
 
     def joined(self) -> list[str]:
         """Names of the token caches that were joined of others."""

@@ -36,7 +36,7 @@ import compare
 import flips
 import rig as rigs
 import shim
-from points import Fault, faults_of, fits, points_of, sample, unlogged
+from points import Fault, fits, sample, unlogged
 from rig import Rig
 
 KILLS = ("kill", "half", "lost")
@@ -66,14 +66,13 @@ class Outcome(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What there is to do with a variant, and what an undisturbed run of it leaves."""
+    """What can be done to a run in a rig, and what it leaves if nothing is."""
 
     faults: list[Fault]
-    points: int
     wanted: dict[str, str]
 
 
-def disturb(rig: Rig, plan: Plan, faults: Sequence[Fault]) -> Outcome:
+def disturb(rig: Rig, wanted: dict[str, str], faults: Sequence[Fault]) -> Outcome:
     """A run with each fault in turn; then one without; compared."""
     rig.clear()
     reached, unclear, seconds, name = True, "", 0.0, []
@@ -81,7 +80,7 @@ def disturb(rig: Rig, plan: Plan, faults: Sequence[Fault]) -> Outcome:
         run = rig.run(one)
         reached = reached and rigs.hit(run.calls)
         seconds += run.seconds
-        name.append(f"{one.mode} {one.point.name(rig.folder)}")
+        name.append(f"{one.mode} {one.point.name()}")
         if one.mode in KILLS:
             unclear = unclear or ("" if run.code == -9 else f"exit code {run.code}")
         else:
@@ -89,7 +88,7 @@ def disturb(rig: Rig, plan: Plan, faults: Sequence[Fault]) -> Outcome:
         if unclear:
             unclear += f"; it said: {run.said[-600:]}"
     again = rig.run()
-    wrong = _wrong(rig, again, plan.wanted)
+    wrong = _wrong(rig, again, wanted)
     left = [fits(f"/{n}") for n in compare.leftovers(rig.run_dir, rig.tokens)]
     return Outcome(
         " then ".join(name), faults[0].mode, reached, wrong, unclear if reached else "",
@@ -114,30 +113,31 @@ def explore(rig: Rig, only: str, mode: str) -> Plan:
         run = rig.run()
         if run.code != 0:
             raise RuntimeError(f"the undisturbed run ends with {run.code}: {run.said}")
-        found.append((run.calls, rig.facts()))
-    (calls, wanted), (_, again) = found
+        found.append((run, rig.facts()))
+    (first, wanted), (second, again) = found
     if wrong := compare.differences(wanted, again):
         raise RuntimeError(f"two undisturbed runs differ: {wrong}")
-    if unseen := unlogged(found[1][0], compare.sizes(rig.run_dir, rig.tokens)):
+    if unseen := unlogged(second.calls, compare.sizes(rig.run_dir, rig.tokens)):
         raise RuntimeError(f"the shim has not seen all that was written to {unseen}")
     only = only.replace("JOINED", "|".join(rig.joined()) or "JOINED")
     faults = [
         fault
-        for fault in faults_of(points_of(calls))
+        for fault in rig.faults(first)
         if re.search(only, fault.point.pattern) and re.search(mode, fault.mode)
     ]
-    return Plan(faults, len({fault.point for fault in faults}), wanted)
+    return Plan(faults, wanted)
 
 
-def doubles(rig: Rig, plan: Plan, first: int, second: int) -> list[tuple[Fault, Fault]]:
+def doubles(
+    rig: Rig, faults: Sequence[Fault], first: int, second: int
+) -> list[tuple[Fault, Fault]]:
     """Kills and then, in the restart, kills again: a sample of the pairs."""
     pairs = []
-    kills = [fault for fault in plan.faults if fault.mode in KILLS]
+    kills = [fault for fault in faults if fault.mode in KILLS]
     for fault in sample(kills, first) if first else ():
         rig.clear()
         rig.run(fault)
-        again = faults_of(points_of(rig.run().calls))
-        again = [f for f in again if f.mode in KILLS]
+        again = [f for f in rig.faults(rig.run()) if f.mode in KILLS]
         pairs += [(fault, other) for other in sample(again, second)]
     return pairs
 
@@ -150,31 +150,36 @@ def sweep(folder: str, args: argparse.Namespace) -> list[Outcome]:
         if args.variant not in ("", variant):
             continue
         with contextlib.ExitStack() as stack:
-            free: queue.Queue[Rig] = queue.Queue()
-            for worker in range(args.workers):
-                at = f"{folder}/{variant}{worker}"
+            workers = []
+            for n in range(args.workers):
+                at = f"{folder}/{variant}{n}"
                 rig = Rig(at, library, rigs.compile_cache(), knobs)
-                free.put(stack.enter_context(rig))
-            outcomes += _variant(variant, free, args)
+                workers.append(stack.enter_context(rig))
+            outcomes += _variant(variant, workers, args)
     return outcomes
 
 
 def _variant(
-    variant: str, free: queue.Queue, args: argparse.Namespace
+    variant: str, workers: Sequence[Rig], args: argparse.Namespace
 ) -> list[Outcome]:
-    rig = free.get()
-    plan = explore(rig, args.only or rigs.ONLY[variant], args.mode)
-    print(f"{variant}: {plan.points} points, {len(plan.faults)} faults", flush=True)
-    work = [(fault,) for fault in sample(plan.faults, args.sample)]
+    plans = {
+        rig: explore(rig, args.only or rigs.ONLY[variant], args.mode) for rig in workers
+    }
+    rig, faults = workers[0], plans[workers[0]].faults
+    count = len({fault.point for fault in faults})
+    print(f"{variant}: {count} points, {len(faults)} faults", flush=True)
+    work = [(fault,) for fault in sample(faults, args.sample)]
     if variant == "plain":
-        work += doubles(rig, plan, args.doubles, args.doubles)
-    free.put(rig)
+        work += doubles(rig, faults, args.doubles, args.doubles)
+    free: queue.Queue[Rig] = queue.Queue()
+    for rig in workers:
+        free.put(rig)
     started = time.monotonic()
 
     def one(faults: tuple[Fault, ...]) -> Outcome:
         rig = free.get()
         try:
-            return disturb(rig, plan, faults)
+            return disturb(rig, plans[rig].wanted, faults)
         finally:
             free.put(rig)
 

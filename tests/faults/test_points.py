@@ -51,7 +51,9 @@ def test_what_is_random_in_a_path_is_a_star(path, pattern):
 
 
 def test_points_are_counted_by_call_and_path():
-    found = points_of(calls("open 0 /a", "write 3 /a", "write 9 /b", "write 5 /a"))
+    found = points_of(
+        calls("open 0 /r/a", "write 3 /r/a", "write 9 /b", "write 5 /r/a"), "/r"
+    )
     assert found == [
         Point("open", "/a", 1, 0),
         Point("write", "/a", 1, 3),
@@ -61,13 +63,15 @@ def test_points_are_counted_by_call_and_path():
 
 
 def test_every_point_has_its_faults():
-    faults = faults_of(points_of(calls("write 1 /a", "rename 0 /a /b", "fsync 2 /b")))
+    faults = faults_of(
+        points_of(calls("write 1 /a", "rename 0 /a /b", "fsync 2 /b"), "")
+    )
     assert [(f.point.call, f.mode) for f in faults] == [
         ("write", "kill"), ("write", "eio"), ("write", "full"),
         ("rename", "kill"), ("rename", "eio"), ("rename", "read_only"),
         ("fsync", "lost"), ("fsync", "eio"),
     ]  # fmt: skip
-    (write, *_) = points_of(calls("write 2 /a"))
+    (write, *_) = points_of(calls("write 2 /a"), "")
     assert Fault(write, "half") in faults_of([write])
 
 
