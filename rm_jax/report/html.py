@@ -17,14 +17,15 @@ import numpy as np
 from rm_jax import store
 from rm_jax.report import plots, runs, tables
 
-# Title, unit, pattern of the metrics drawn together, level to compare with.
+# Title, unit, metric, level to compare with. The sets of a metric are drawn together,
+# the sources of a set in a figure of their own.
 _COIN_NLL, _COIN = (math.log(2), "coin"), (0.5, "coin")
 CURVES = (
-    ("Training loss", "loss", r"train(/.+)?/loss", None),
-    ("Negative log-likelihood", "nats a pair", r"(train|eval)(/.+)?/nll", _COIN_NLL),
-    ("Accuracy", "share of pairs", r"(train|eval)(/.+)?/accuracy", _COIN),
-    ("Learning rate", "rate", r"train/learning_rate", None),
-    ("Gradient norm", "global norm", r"train/grad_norm", None),
+    ("Training loss", "loss", "loss", None),
+    ("Negative log-likelihood", "nats a pair", "nll", _COIN_NLL),
+    ("Accuracy", "share of pairs", "accuracy", _COIN),
+    ("Learning rate", "rate", "learning_rate", None),
+    ("Gradient norm", "global norm", "grad_norm", None),
 )
 
 
@@ -160,18 +161,27 @@ def _eval_set(run: runs.Run, name: str, values: Mapping[str, Any]) -> dict[str, 
 
 
 def _curves(run: runs.Run) -> Iterator[Picture]:
-    for title, unit, pattern, level in CURVES:
-        names = [n for n in run.names() if re.fullmatch(pattern, n)]
-        if not names:
-            continue
-        lines = {n.rpartition("/")[0]: run.series(n) for n in names}
-        ends = ", ".join(
-            f"{label} {values[0]:.3g} to {values[-1]:.3g}"
-            for label, (_, values) in lines.items()
-        )
-        figure = plots.curve(title, unit, lines, level)
-        caption = f"{title} ({unit}), first to last value: {ends}."
-        yield Picture(plots.to_svg(figure, caption), caption)
+    for title, unit, metric, level in CURVES:
+        together: dict[str, dict[str, str]] = {}  # title -> legend -> name of a metric
+        for name in run.names():
+            of = re.fullmatch(rf"(train|eval/[^/]+)(?:/([^/]+))?/{metric}", name)
+            if not of:
+                continue
+            whole, source = of.groups()
+            key = f"{title}, sources of {whole}" if source else title
+            together.setdefault(key, {})[source or whole] = name
+        for key in sorted(together):
+            lines = {label: run.series(n) for label, n in together[key].items()}
+            figure = plots.curve(key, unit, lines, level)
+            caption = f"{key} ({unit}), first to last value: {_ends(lines)}."
+            yield Picture(plots.to_svg(figure, caption), caption)
+
+
+def _ends(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    return ", ".join(
+        f"{label} {values[0]:.3g} to {values[-1]:.3g}"
+        for label, (_, values) in lines.items()
+    )
 
 
 def _summaries(values: Mapping[str, Any]) -> Iterator[Picture]:

@@ -34,6 +34,7 @@ COLORS = {
 }
 _INK, _MUTED, _BLUE, _ORANGE = (COLORS[c] for c in ("ink", "muted", "blue", "orange"))
 CYCLE = tuple(COLORS[c] for c in ("blue", "orange", "green", "purple", "pink"))
+DASHES = ("-", "--", ":")  # 15 lines look different
 STYLE = {
     "axes.edgecolor": COLORS["muted"],
     "axes.facecolor": "none",
@@ -107,15 +108,15 @@ def curve(
       level: (value, label) of a horizontal line to compare with.
     """
     figure, axes = _axes(title, "step", unit)
-    for color, (label, (steps, values)) in zip(
-        CYCLE * len(lines), lines.items(), strict=False
-    ):
+    for n, (label, (steps, values)) in enumerate(lines.items()):
+        look = {"color": CYCLE[n % len(CYCLE)], "ls": DASHES[n // len(CYCLE) % 3]}
         marker = "o" if len(steps) <= 20 else None
-        axes.plot(steps, values, color=color, label=label, marker=marker, ms=3.5)
+        axes.plot(steps, values, label=label, marker=marker, ms=3.5, **look)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if level:
         axes.axhline(level[0], color=_MUTED, lw=1, ls=(0, (3, 3)), label=level[1])
     if len(lines) > 1 or level:
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=3)  # never over the lines
     return figure
 
 

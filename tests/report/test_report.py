@@ -567,3 +567,31 @@ def test_the_audit_of_each_source_of_a_mixture_is_shown():
     values = {name: [c.value for c in row] for name, row in table.rows.items()}
     assert values["examples"] == ["8", "3", "5", "2"]
     assert values["tied (drop)"] == ["—", "1", "1", "1"]
+
+
+def test_each_set_of_a_mixture_has_curves_of_its_sources(tmp_path):
+    names = ("train/nll", "train/a/nll", "train/b/nll", "eval/valid/nll")
+    names += ("eval/valid/a/nll", "train/grad_norm", "train/seconds")
+    lines = [{"step": n, **dict.fromkeys(names, 0.5)} for n in (1, 2)]
+    run = runs.Run(str(tmp_path), {}, {}, {}, {}, lines, (), (), {}, None, ())
+    captions = [picture.caption for picture in html._curves(run)]
+    ends = "first to last value: "
+    assert captions == [
+        f"Negative log-likelihood (nats a pair), {ends}eval/valid 0.5 to 0.5, "
+        "train 0.5 to 0.5.",
+        "Negative log-likelihood, sources of eval/valid (nats a pair), "
+        f"{ends}a 0.5 to 0.5.",
+        "Negative log-likelihood, sources of train (nats a pair), "
+        f"{ends}a 0.5 to 0.5, b 0.5 to 0.5.",
+        f"Gradient norm (global norm), {ends}train 0.5 to 0.5.",
+    ]
+
+
+def test_many_curves_look_different_and_the_legend_is_below_them():
+    lines = {f"s{n}": (np.arange(3), np.arange(3.0) + n) for n in range(15)}
+    figure = plots.curve("A", "share", lines)
+    looks = {(a.get_color(), a.get_linestyle()) for a in figure.axes[0].get_lines()}
+    assert len(looks) == 15
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y1 <= figure.axes[0].get_window_extent().y0
