@@ -73,8 +73,8 @@ def build(
     say: Callable[[str], None],
 ) -> Built:
     """Makes everything a run needs, cheapest checks first; compiles nothing."""
-    objective = losses_module.choose(config.loss, losses, regularizers)
     found = plugins.find(config, losses, regularizers, workdir or "")
+    objective = losses_module.choose(config.loss, losses, regularizers)
     info = rundir.run_json(workdir) if workdir is not None else {}
     plugins.check_same(workdir, info, found)
     mesh = sharding.make_mesh(config.mesh)
@@ -90,6 +90,7 @@ def build(
     with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
+    losses_module.check_terms(objective, len(data.train.meta["attributes"]))
     order = datasets.train_order(config.data, data.train, config.data_seed)
     if data.train.sources:
         say(datasets.epoch_line(config.data, order))

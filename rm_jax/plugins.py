@@ -125,14 +125,15 @@ def _imported(kind: str, name: str, run: str) -> Plugin:
     module, _, attribute = name.partition(":")
     try:
         getattr(imported := importlib.import_module(module), attribute)
-        file = inspect.getsourcefile(imported) or ""
-    except TypeError:  # a module without a file
-        file = ""
-    except Exception as error:  # importing runs a module: whatever it raises, named
+    except (Exception, SystemExit) as error:  # importing runs a module
         raise ConfigError(
             f"{kind} {name}: cannot be imported: {type(error).__name__}: {error}; is "
             f"its folder installed or on PYTHONPATH?{_kept(run, f'{kind} {name}')}"
         ) from error
+    try:
+        file = inspect.getsourcefile(imported) or ""
+    except TypeError:  # a module without a file
+        file = ""
     if not os.path.isfile(file):
         raise ConfigError(
             f"{kind} {name}: {module} has no source file to keep a copy of: write it "

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rm_jax.losses.knobs import (
@@ -42,6 +43,7 @@ __all__ = [
     "Range",
     "Regularizer",
     "check_labels",
+    "check_terms",
     "choose",
     "example_terms",
     "global_terms",
@@ -133,6 +135,67 @@ def check_labels(objective: Objective, available: Set[str]) -> None:
             )
 
 
+def check_terms(objective: Objective, attributes: int) -> None:
+    """Traces the loss and every regulariser that is per example, without a model.
+
+    Args:
+      objective: of `choose`.
+      attributes: ratings that the training data have.
+
+    Raises:
+      ValueError: naming the function that fails, or returns something else than one
+        float for each example.
+    """
+    e, k = 3, 2
+    shape = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
+    labels = Labels(
+        ranks=shape(e, k, dtype=jnp.int32),
+        present=shape(e, k, dtype=jnp.int32),
+        soft=shape(e),
+        strength=shape(e),
+        weight=shape(e),
+        ratings=shape(e, k, attributes),
+        steps=shape(e, k, 0, dtype=jnp.int32),
+        lengths=shape(e, k, dtype=jnp.int32),
+        ids=shape(e, dtype=jnp.int32),
+        source=shape(e, dtype=jnp.int32),
+        reference_logp=shape(e, k),
+    )
+    logp = shape(e, k) if objective.needs_token_logp else None
+    out = RewardOutput(shape(e, k), {}, logp)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    terms: dict[str, Callable[..., Array]] = {"loss": objective.loss}
+    regularizers = objective.regularizers.items()
+    terms |= {n: r.per_example for n, r in regularizers if r.per_example is not None}
+    for name, fn in terms.items():
+        who = "the loss" if name == "loss" else f"regularizer {name}"
+        who = (
+            f"{who}, {getattr(fn, '__module__', '')}:{getattr(fn, '__qualname__', fn)}"
+        )
+        try:
+            found = jax.eval_shape(fn, out, labels, objective.hparams[name], key)
+        except Exception as error:  # somebody's function: whatever it raises, named
+            why = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{who}, fails: {type(error).__name__}: {why}") from error
+        if not _one_float_each(found, e):
+            raise ValueError(
+                f"{who}, returns {_described(found)} for {e} examples: want one float "
+                f"an example, shape ({e},); the step weights and averages them"
+            )
+
+
+def _one_float_each(found: Any, e: int) -> bool:
+    if not isinstance(found, jax.ShapeDtypeStruct):
+        return False
+    return found.shape == (e,) and jnp.issubdtype(found.dtype, jnp.floating)
+
+
+def _described(found: Any) -> str:
+    if isinstance(found, jax.ShapeDtypeStruct):
+        return f"{found.dtype} of shape {found.shape}"
+    return repr(found)
+
+
 def example_terms(
     objective: Objective,
     out: RewardOutput,
@@ -221,10 +284,10 @@ def _imported(kind: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         found = importlib.import_module(module)
-    except ImportError as e:
+    except (Exception, SystemExit) as e:  # importing runs a module
         raise ValueError(
-            f"{kind} {name}: cannot import {module!r}: {e}; is its folder installed or "
-            "on PYTHONPATH?"
+            f"{kind} {name}: cannot import {module!r}: {type(e).__name__}: {e}; is its "
+            "folder installed or on PYTHONPATH?"
         ) from e
     if not hasattr(found, attribute):
         known = [n for n in vars(found) if not n.startswith("_")]

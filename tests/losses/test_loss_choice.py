@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rm_jax import losses
-from rm_jax.losses import LOSSES, Needs, Range, Regularizer, choose
+from rm_jax.losses import LOSSES, Needs, Range, Regularizer, check_terms, choose
+from rm_jax.losses.regularize import WeightKnobs
 from rm_jax.types import Labels, RewardOutput
 
 KEY = jax.random.key(0)
@@ -153,7 +154,9 @@ def test_errors_of_a_plug_in(name, values, words):
 
 
 def test_a_module_that_cannot_be_imported():
-    with pytest.raises(ValueError, match="cannot import 'no_such_module'.*PYTHONPATH"):
+    with pytest.raises(
+        ValueError, match="cannot import .no_such_module.: ModuleNotFound.*PYTHONPATH"
+    ):
         choose({"name": "no_such_module:f"})
 
 
@@ -240,3 +243,62 @@ def test_regularizers_that_are_put_together_wrongly(regularizer, words):
 def test_every_loss_and_regularizer_can_be_chosen():
     for name in LOSSES:
         choose({"name": name, "regularizers": {r: {} for r in losses.REGULARIZERS}})
+
+
+def column(out, labels, hparams, key):
+    return jnp.zeros((*labels.weight.shape, 1))
+
+
+def mean(out, labels, hparams, key):
+    return jnp.mean(out.scores)
+
+
+def whole(out, labels, hparams, key):
+    return jnp.argmax(out.scores, axis=1)
+
+
+def nothing(out, labels, hparams, key):
+    return None
+
+
+def branching(out, labels, hparams, key):
+    return out.scores[:, 0] if out.scores[0, 0] > 0 else out.scores[:, 1]
+
+
+@pytest.mark.parametrize(
+    "fn, words",
+    [
+        (column, ("test_loss_choice:column", "(3, 1)", "want one float")),
+        (mean, ("mean, returns float32 of shape ()", "(3,)")),
+        (whole, ("int32 of shape (3,)",)),
+        (nothing, ("returns None",)),
+        (branching, ("branching, fails: TracerBoolConversionError",)),
+    ],
+)
+def test_what_is_not_one_float_an_example_is_refused(fn, words):
+    as_loss = choose({"name": "mine"}, losses={"mine": fn})
+    with pytest.raises(ValueError) as error:
+        check_terms(as_loss, 0)
+    assert all(word in str(error.value) for word in ("the loss", *words))
+
+    def term(out, labels, hparams: WeightKnobs, key):
+        return fn(out, labels, hparams, key)
+
+    term.__qualname__, term.__module__ = fn.__qualname__, fn.__module__
+    known = {"mine": Regularizer(per_example=term)}
+    beside = choose({"name": "bradley_terry", "regularizers": {"mine": {}}},
+                    regularizers=known)  # fmt: skip
+    with pytest.raises(ValueError, match="regularizer mine"):
+        check_terms(beside, 0)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_has_terms_that_are_right(name):
+    check_terms(choose({"name": name, "regularizers": {"center": {}}}), 0)
+
+
+def test_a_module_that_exits_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "leaving.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="loss leaving:f: cannot import .*SystemExit"):
+        choose({"name": "leaving:f"})
