@@ -220,6 +220,18 @@ def describe(config: Any, workdir: str, built: Built) -> None:
     store.write_sealed(at("run.json"), record)
 
 
+def identity(config: Any, built: Built) -> dict[str, str]:
+    """What must be the same in all processes of a run."""
+    sets = {"train": built.data.train, **built.data.evals}
+    prints = {name: provenance.fingerprints(data) for name, data in sets.items()}
+    return {
+        "config": rundir.config_text(config),
+        "code of rm_jax": provenance.package_sha256(),
+        "data": json.dumps(prints, sort_keys=True, default=str),
+        "contract": built.data.contract.sha(),
+    }
+
+
 def begin_session(workdir: str, built: Built, step: int) -> None:
     """Notes in run.json that this process goes on from `step`."""
     more = {"mesh": dict(built.mesh.shape)}

@@ -5,14 +5,16 @@ first one writes what is not sharded: logs, predictions, reports, manifests.
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from rm_jax import backend
 
@@ -64,6 +66,9 @@ def join(
                 f"no TPU pod, SLURM job, MPI or Kubernetes found: {error}: give "
                 "--coordinator HOST:PORT --processes N --process I"
             ) from error
+    # The first collective makes their connections, and waits half a minute for the
+    # others, no more: they meet now, before one of them builds a token cache for hours.
+    wait("joined")
 
 
 def first() -> bool:
@@ -75,6 +80,29 @@ def wait(name: str) -> None:
     """Returns when every process is here; `name` is the same in all of them."""
     if jax.process_count() > 1:
         backend.barrier(f"rm_jax {name}")
+
+
+def agree(facts: Mapping[str, str]) -> None:
+    """Returns when every process is here, with the same facts as the first.
+
+    Args:
+      facts: name -> what must be the same everywhere; the names are.
+
+    Raises:
+      ValueError: naming the facts and the processes whose are others.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [hashlib.sha256(text.encode()).digest()[:8] for text in facts.values()]
+    all_of = backend.gather(np.frombuffer(b"".join(digests), np.uint32).reshape(-1, 2))
+    other = (all_of != all_of[:1]).any(axis=2)  # [processes, facts]
+    if other.any():
+        names = [name for name, bad in zip(facts, other.any(0), strict=True) if bad]
+        raise ValueError(
+            f"processes {np.flatnonzero(other.any(1)).tolist()} have another "
+            f"{', another '.join(names)} than process 0: start all of them with the "
+            "same command, code and data"
+        )
 
 
 def everywhere(ok: bool) -> bool:

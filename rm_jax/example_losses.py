@@ -4,6 +4,7 @@
 >>> pq.read_table("runs/quickstart/example_losses").to_pandas()  # doctest: +SKIP
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,9 @@ class ExampleLosses:
         self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         if active and store.exists(self._folder):
             for name in store.listdir(self._folder):
-                if int(name.removesuffix(".parquet")) > step:
+                part = re.fullmatch(r"(\d+)\.parquet", name)
+                # Anything else is the scratch file of a part, left by a kill.
+                if not part or int(part[1]) > step:
                     store.remove(store.join(self._folder, name))
 
     def add(

@@ -250,6 +250,7 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
             else:
                 os.chmod(scratch, 0o666 & ~_umask())
                 os.replace(scratch, path)
+                _sync(above)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(scratch)
@@ -288,6 +289,7 @@ def move(path: str, to: str) -> None:
         raise FileExistsError(f"{to}: exists; cannot move {path} there")
     with _clear(path, f"move to {to}"):
         os.rename(path, to)
+        _sync(os.path.dirname(absolute(to)))
 
 
 def copy_tree(path: str, to: str) -> None:
@@ -357,6 +359,7 @@ def new_folder(path: str) -> Iterator[str]:
                 os.chmod(scratch, 0o777 & ~_umask())
                 sync(scratch)
                 os.rename(scratch, path)
+                _sync(above)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

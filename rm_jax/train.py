@@ -20,6 +20,7 @@ from rm_jax.build import (
     build,
     check_same,
     describe,
+    identity,
     put_chunk,
     score_fn,
 )
@@ -105,7 +106,7 @@ def train(
         stop = stack.enter_context(cluster.signals())  # until here Ctrl-C just ends it
         if continued:
             check_same(workdir, built)
-        cluster.wait("checked")  # nothing is written before all have looked
+        cluster.agree(identity(config, built))  # before anything is written
         if first:
             describe(config, workdir, built)
         with cluster.in_turn("checkpoints"):  # the first clears what a kill left
@@ -329,6 +330,7 @@ def finish(
 
         out.writer.flush()
         out.progress.say(f"report: {write_report(workdir)}")
+    cluster.wait("done")  # who leaves first waits five minutes for the others, no more
     return done["sets"]
 
 

@@ -166,6 +166,24 @@ def test_sigterm_to_one_saves_the_same_step_in_all(one, tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_that_were_started_differently_end_before_anything_is_written(
+    tmp_path,
+):
+    address, running = f"127.0.0.1:{port()}", []
+    for i in range(2):
+        cache = {"data__cache_dir": str(tmp_path / "tokens"), "data_seed": 7 * i}
+        flags = ["--coordinator", address, "--processes", "2", "--process", str(i)]
+        out = (tmp_path / f"run.{i}.log").open("w")
+        full = command(None, tmp_path / "run", **cache) + flags
+        running.append(
+            subprocess.Popen(full, stdout=out, stderr=out, env=environment(2))
+        )
+    for said in finish(tmp_path, running, tmp_path / "run", codes=(1,)):
+        assert "processes [1] have another config than process 0" in said, said
+    assert not (tmp_path / "run/run.json").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_one_killed_ends_the_others(one, tmp_path, killed):
     run, cache = tmp_path / "run", {"data__cache_dir": str(tmp_path / "tokens")}

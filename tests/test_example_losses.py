@@ -2,6 +2,7 @@
 
 import collections
 import importlib
+import shutil
 
 import jax
 import numpy as np
@@ -89,3 +90,14 @@ def test_off_the_gradient_program_returns_its_sums_only(make):
     given = (built.shapes, total, *batch.chunks[0], 0, np.float32(1), None)
     got, each = jax.eval_shape(built.step.gradient, *given)
     assert each is None and jax.tree.structure(got) == jax.tree.structure(total)
+
+
+def test_the_scratch_file_of_a_part_that_a_kill_left_is_removed(
+    straight, make, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    (workdir / "example_losses/.2.parquet.k3j_9x0a").write_bytes(b"PAR1")
+    assert train(make(**NO_EVAL, **ON), workdir)[0] is not None
+    assert not [p for p in (workdir / "example_losses").iterdir() if p.name[0] == "."]
+    assert rows(workdir) == rows(straight)

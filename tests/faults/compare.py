@@ -17,7 +17,7 @@ FILES = ("metrics.jsonl", "evals.json", "config.json", "contract.json", "arch.js
 FOLDERS = ("predictions", "tokenizer")
 # Names of files that only exist while another is written.
 SCRATCH = re.compile(
-    r"(^|/)\.|\.tmp(/|$)|\.orbax-checkpoint-tmp|\.deleted(/|$)|\.__lock"
+    r"(^|/)\.|\.tmp(/|$)|\.orbax-checkpoint-tmp|\.saving(/|$)|\.deleted(/|$)|\.__lock"
 )
 
 

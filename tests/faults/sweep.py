@@ -205,7 +205,9 @@ def _say(outcome: Outcome, n: int, total: int, seconds: float) -> None:
 def figure(outcomes: list[Outcome]) -> dict[str, int]:
     """The numbers to report."""
     modes = collections.Counter(o.mode for o in outcomes if o.reached)
+    single = [o for o in outcomes if " then " not in o.name]
     return {
+        "points": len({o.name.partition(" ")[2] for o in single}),
         "faults": len(outcomes),
         **{mode: modes[mode] for mode in MODES},
         "not reached": sum(not o.reached for o in outcomes),
