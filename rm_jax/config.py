@@ -221,10 +221,25 @@ def _literal(value: Any) -> Any:
     """What text says as a Python literal, else the text itself."""
     if isinstance(value, str):
         try:
-            value = ast.literal_eval(value)
+            tree = ast.parse(value.strip(), mode="eval")
+            _check_keys(tree)
+            value = ast.literal_eval(tree)
+        except ConfigError:
+            raise
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return value
     return _plain(value)
+
+
+def _check_keys(tree: ast.AST) -> None:
+    """Refuses a mapping that has a key twice: Python would keep the last."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Dict):
+            continue
+        keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"{key!r} is twice in one mapping: keep one")
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,9 @@ import jax
 from rm_jax import schemas, store
 
 HERE = pathlib.Path(__file__).parent
+# Whatever the user's git config says: a patch that `git apply` takes.
+DIFF = ("diff", "--binary", "--no-ext-diff", "--no-textconv", "--no-color",
+        "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
 # Those not installed are left out.
 PACKAGES = (
     "rm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore",
@@ -145,14 +148,14 @@ def code() -> dict[str, str]:
         return found
     top = git("rev-parse", "--show-toplevel").rstrip("\n")
     at_top = lambda *words: git(*words, folder=top)
-    ours = os.path.relpath(HERE, top), "configs"
+    ours = os.path.relpath(HERE, top), "configs", "experiments"
     new = at_top("ls-files", "--others", "--exclude-standard", "-z", "--", *ours)
     added = [
-        at_top("diff", "--no-index", "--", os.devnull, name)
+        at_top(*DIFF, "--no-index", "--", os.devnull, name)
         for name in new.split("\0")
         if name
     ]
-    diff = "".join([at_top("diff", "HEAD"), *added])
+    diff = "".join([at_top(*DIFF, "HEAD"), *added])
     return found | {"commit": git("rev-parse", "HEAD").strip(), "dirty_diff": diff}
 
 

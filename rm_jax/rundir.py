@@ -55,7 +55,14 @@ def claim(workdir: str, config: Any) -> bool:
                 f"{workdir} is not empty and holds no run: choose another --workdir"
             )
         return False
-    schemas.check_lines(run_json(workdir), workdir)
+    info = run_json(workdir)
+    steps = store.join(workdir, "checkpoints")
+    if not info and store.exists(steps) and any(map(str.isdigit, store.listdir(steps))):
+        raise ConfigError(
+            f"{workdir} has checkpoints and no run.json, which says with what data and "
+            "code they were made: bring it back, or choose another --workdir"
+        )
+    schemas.check_lines(info, workdir)
     plain = lambda config: flatten(seal.opened(json.loads(config_text(config))))
     old = plain(load(path))  # with today's defaults for knobs that were not there yet
     new = plain(config)

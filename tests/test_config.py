@@ -539,3 +539,12 @@ def test_a_mixture_that_says_too_little_is_refused(base, train, message):
         override(base, "data.train", train)
     with pytest.raises(ConfigError, match=message):
         validate(base)
+
+
+@pytest.mark.parametrize(
+    "text", ["{'a': {'spec': 'world:'}, 'a': {'spec': 'world:#train'}}", "{1: 2, 1: 3}"]
+)
+def test_a_mapping_with_a_key_twice_is_refused(text):
+    loaded = config.load("rm_jax:base")
+    with pytest.raises(config.ConfigError, match="is twice in one mapping"):
+        config.override(loaded, "data.train", text)

@@ -13,6 +13,7 @@ import pytest
 import rm_jax
 from rm_jax import rundir, store
 from rm_jax.checkpoint import CheckpointWriter
+from rm_jax.config import ConfigError
 from rm_jax.data import cache
 from rm_jax.data.tokenizers import build_tokenizer, save_tokenizer
 
@@ -152,3 +153,14 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     files = {str(p.relative_to(tmp_path / "1")) for p in tmp_path.rglob("1/**/*")}
     assert {f"{tmp_path}/1.saving/{name}" for name in files} <= set(before)
     assert "manifest/data.json" in files
+
+
+def test_checkpoints_without_run_json_are_not_continued(tmp_path):
+    """It alone says with what data and code they were made."""
+    config = rm_jax.config.load("rm_jax:base")
+    (tmp_path / "config.json").write_text(rundir.config_text(config))
+    (tmp_path / "checkpoints").mkdir()
+    assert rundir.claim(str(tmp_path), config)  # killed before run.json and any step
+    (tmp_path / "checkpoints/8").mkdir()
+    with pytest.raises(ConfigError, match=r"checkpoints and no run\.json"):
+        rundir.claim(str(tmp_path), config)

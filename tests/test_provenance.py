@@ -70,6 +70,28 @@ def test_commit_and_diff_make_the_code_again(checkout, tmp_path):
     assert names(again) == want
 
 
+def test_the_diff_is_a_patch_whatever_the_users_git_config_says(checkout, tmp_path):
+    here, run = checkout
+    (here / "table.bin").write_bytes(bytes(range(256)))
+    run("add", ".")
+    run("commit", "-qm", "binary")
+    (here / "table.bin").write_bytes(bytes(range(255, -1, -1)))
+    (here.parent / "experiments").mkdir()
+    (here.parent / "experiments" / "mine.py").write_text("h = 8\n")
+    for key, value in [("color.diff", "always"), ("diff.external", "true"),
+                       ("diff.noprefix", "true")]:  # fmt: skip
+        run("config", key, value)
+    found = provenance.code()
+    again = tmp_path / "again"
+    run("clone", "-q", ".", str(again))
+    subprocess.run(
+        ["git", "apply", "-"], cwd=again, check=True, input=found["dirty_diff"].encode()
+    )
+    changed = (again / "rm_jax/table.bin").read_bytes()
+    assert changed == bytes(range(255, -1, -1))
+    assert (again / "experiments/mine.py").read_text() == "h = 8\n"
+
+
 def test_a_package_in_somebody_elses_checkout_is_not_of_it(checkout):
     here, run = checkout
     run("rm", "-rq", "--cached", "rm_jax")

@@ -223,7 +223,7 @@ def _create(final: pathlib.Path, write: Callable) -> TokenSet:
         meta["bytes"] = {path.name: path.stat().st_size for path in files}
         meta["crc32"] = {path.name: checksum(path) for path in files}
         store.sync(scratch)  # what meta.json says is there must not be lost before it
-        store.write_json(scratch / "meta.json", meta)
+        store.write_sealed(scratch / "meta.json", meta)
         if final.exists() and not (final / "meta.json").exists():
             shutil.rmtree(final)
         try:

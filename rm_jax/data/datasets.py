@@ -121,7 +121,9 @@ def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -
     }
     train = sets.pop("train")
     decode = Encoder(contract, tokenizer).decode
-    found = {name: _overlap(train, other, data, decode) for name, other in sets.items()}
+    found = {
+        name: _overlap(train, other, data, decode, say) for name, other in sets.items()
+    }
     for name, overlap in found.items():
         say(overlap.line(name))
     contaminated = {name: overlap._asdict() for name, overlap in found.items()}
@@ -151,19 +153,26 @@ def epoch_line(data: Mapping[str, Any], order: Order) -> str:
 
 
 def _overlap(
-    train: TokenSet, other: TokenSet, data: Mapping[str, Any], decode: Callable
+    train: TokenSet,
+    other: TokenSet,
+    data: Mapping[str, Any],
+    decode: Callable,
+    say: Say,
 ) -> contamination.Overlap:
     """`contamination.overlap`, found once for two caches and kept beside them."""
     keys = [contamination.VERSION, train.directory.name, other.directory.name]
     name = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:32]
     path = cache_root(data) / "overlaps" / f"{name}.json"
     if path.exists():
-        return contamination.Overlap(**store.read_json(os.fspath(path)))
+        try:
+            return contamination.Overlap(**store.read_json(os.fspath(path)))
+        except (ValueError, TypeError) as error:
+            say(f"WARNING {path}: damaged: {error}; found again")
     found = contamination.overlap(
         train, other, contamination.gram_tokens(other, decode)
     )
     store.makedirs(os.fspath(path.parent))
-    store.write_json(os.fspath(path), found._asdict())
+    store.write_sealed(os.fspath(path), found._asdict())
     return found
 
 

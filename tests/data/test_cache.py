@@ -186,9 +186,28 @@ def test_fields_are_found_in_any_block(
         assert data.meta["fields"] == [name]
 
 
+def unsealed(path):
+    return {k: v for k, v in json.loads(path.read_text()).items() if k != "seal"}
+
+
+def test_every_bit_of_meta_is_guarded(built):
+    """But those of the word seal, without which the rest is read as it is."""
+    path = built.directory / "meta.json"
+    good = path.read_bytes()
+    for at in range(3, 8 * len(good), 97):
+        bad = bytearray(good)
+        bad[at // 8] ^= 1 << at % 8
+        path.write_bytes(bad)
+        try:
+            found = cache.open_cache(built.directory).meta
+        except CacheError:
+            continue
+        assert {k: found[k] for k in built.meta} == built.meta
+
+
 def test_another_version_is_refused(built):
     path = built.directory / "meta.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 0}))
+    path.write_text(json.dumps(unsealed(path) | {"schema_version": 0}))
     with pytest.raises(
         CacheError, match="has schema_version 0, this code reads 3: delete .*/set"
     ):
@@ -207,7 +226,7 @@ def test_damaged_meta_says_what_to_do(built):
 )
 def test_meta_without_a_key_is_refused(built, key):
     path = built.directory / "meta.json"
-    meta = json.loads(path.read_text())
+    meta = unsealed(path)
     del meta[key]
     path.write_text(json.dumps(meta))
     with pytest.raises(CacheError, match=f"meta.json: .*'{key}'.*: delete .*/set and"):
@@ -233,7 +252,7 @@ def test_meta_without_a_key_is_refused(built, key):
 )
 def test_meta_that_does_not_fit_the_arrays_is_refused(built, change):
     path = built.directory / "meta.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(unsealed(path) | change))
     with pytest.raises(CacheError, match=r"/set.*: delete .*/set and"):
         cache.open_cache(built.directory)
 

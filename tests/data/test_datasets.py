@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+import rm_jax
 from rm_jax.data import datasets, tokenizers
 
 KNOBS = {"columns": {}, "world": {}, "on_bad_row": "raise"}
@@ -75,3 +76,22 @@ def test_a_full_disk_is_an_error(train, monkeypatch):
     monkeypatch.setattr(datasets, "save_tokenizer", full)
     with pytest.raises(OSError, match="No space left"):
         train()
+
+
+@pytest.mark.parametrize("damage", ["[]", '{"same": 4, "more": 1}', "{", None])
+def test_a_damaged_overlap_is_found_again(tmp_path, damage):
+    """None: a count is edited, which the seal tells."""
+    loaded = rm_jax.config.load("rm_jax:base")
+    loaded.data.cache_dir = str(tmp_path / "tokens")
+    loaded.data.train, loaded.data.eval = "world:#train", {"valid": "world:#valid"}
+    loaded.data.world.update({"train": 12, "valid": 6, "test": 1})
+    said = []
+    first = datasets.open_data(loaded, None, said.append).contamination
+    (path,) = (tmp_path / "tokens/overlaps").iterdir()
+    good = path.read_text()
+    same = json.loads(good)["same"]
+    path.write_text(damage or good.replace(f'"same": {same}', f'"same": {same + 1}'))
+    assert path.read_text() != good
+    assert datasets.open_data(loaded, None, said.append).contamination == first
+    assert path.read_text() == good
+    assert sum("found again" in line for line in said) == 1
