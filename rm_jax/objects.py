@@ -12,7 +12,6 @@ folder. So
 """
 
 import os
-from collections.abc import Iterator
 from typing import IO, Any
 
 PARTS = ".parts"
@@ -181,13 +180,6 @@ def upload(path: str, to: str) -> None:
         for file in sorted(files):
             there = "/".join(p for p in (name.rstrip("/"), below, file) if p != ".")
             fs.put_file(os.path.join(folder, file), there)
-
-
-def blocks(path: str, size: int) -> Iterator[bytes]:
-    """Content of the object, by pieces."""
-    with open_file(path) as file:
-        while block := file.read(size):
-            yield block
 
 
 def _part(name: str, offset: int) -> str:

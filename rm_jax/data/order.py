@@ -137,8 +137,9 @@ def of_mixture(
 
 def _quotas(weights: Mapping[str, float]) -> dict[str, int]:
     """ROUND shared out by weight; the largest remainders get what rounding leaves."""
-    total = sum(weights.values())
-    exact = {name: ROUND * w / total for name, w in weights.items()}
+    most = max(weights.values())  # first: a sum of large ones is infinite
+    total = sum(w / most for w in weights.values())
+    exact = {name: ROUND * (w / most) / total for name, w in weights.items()}
     quotas = {name: int(x) for name, x in exact.items()}
     rest = sorted(exact, key=lambda name: quotas[name] - exact[name])
     for name in rest[: ROUND - sum(quotas.values())]:

@@ -217,7 +217,7 @@ def _lines(path: str, name: str) -> list[dict[str, Any]]:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}:{i + 1}: not JSON: {error}") from None
-        if not isinstance(value, dict) or "step" not in value:
+        if not isinstance(value, dict) or type(value.get("step")) is not int:
             raise ValueError(f"{file}:{i + 1}: not an object with a step: {line:.80}")
         out.append(value)
     return out

@@ -100,3 +100,9 @@ def test_only_first_has_the_same_items_in_every_lap():
     laps = [items(few, 6 * e, 6 * e + 6) for e in range(5)]
     assert all(sorted(lap) == sorted(items(whole, 0, 6)) for lap in laps)
     assert len(set(map(tuple, laps))) > 2 and few.epoch == 20
+
+
+def test_weights_as_large_as_floats_go():
+    huge, _ = mixture({"a": 10, "b": 10}, {"a": 1e308, "b": 1e308})
+    even, _ = mixture({"a": 10, "b": 10}, {"a": 1.0, "b": 1.0})
+    assert items(huge, 0, 40) == items(even, 0, 40)

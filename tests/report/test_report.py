@@ -595,3 +595,10 @@ def test_many_curves_look_different_and_the_legend_is_below_them():
     figure.draw_without_rendering()
     (legend,) = figure.legends
     assert legend.get_window_extent().y1 <= figure.axes[0].get_window_extent().y0
+
+
+@pytest.mark.parametrize("step", ['"x"', "1.5", "true", "null"])
+def test_a_step_that_is_no_whole_number_names_the_line(tmp_path, step):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": {step}}}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl:1: not an object with a step"):
+        report.load_run(tmp_path)
