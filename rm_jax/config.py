@@ -111,7 +111,8 @@ def _from_json(path: str) -> ConfigDict:
         if not isinstance(values, dict):
             raise ConfigError(f"want a JSON object, got {type(values).__name__}")
         if schemas.KEY in values:  # first: a newer file has keys we do not know
-            schemas.checked("config.json", values, path)
+            if why := schemas.problem("config.json", values[schemas.KEY]):
+                raise ConfigError(why)
         values = seal.opened(values)
         values = flatten(values)
         for name in OPEN:  # what the file leaves out of such a section is not in it

@@ -25,7 +25,7 @@ class Profiler(contextlib.AbstractContextManager):
       active: False on every process but the first.
 
     Raises:
-      ConfigError: the run ends before STOP.
+      ConfigError: the run ends before STOP, or a file is in the way of the trace.
     """
 
     def __init__(self, span: str, workdir: str, total: int, active: bool = True):
@@ -35,6 +35,11 @@ class Profiler(contextlib.AbstractContextManager):
                 f"config.train.profile = {span!r}: the run ends at step {total}"
             )
         self._folder = store.join(workdir, "profile")
+        if self._span and store.exists(self._folder) and not store.is_dir(self._folder):
+            raise ConfigError(
+                f"{self._folder} is a file, config.train.profile = {span!r} wants a "
+                "folder of this name: move the file away"
+            )
         self._local = ""  # where the trace is being written, "" while there is none
 
     def turn(self, step: int, state: Any) -> None:

@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "train.compile_cache",
 )
 GROWS = "train.duration"
+IN_RUN_JSON = ("contract_sha256", "data", "plugins", "sessions")  # what we read of it
 
 
 def config_text(config: Any) -> str:
@@ -86,11 +87,15 @@ def run_json(workdir: str) -> dict[str, Any]:
 
     Raises:
       SchemaError: it is of a newer rm_jax.
+      ValueError: it lacks what a run is continued by; names the file.
     """
     path = store.join(workdir, "run.json")
     if not store.exists(path):
         return {}
-    return schemas.checked("run.json", store.read_json(path), path)
+    info = schemas.checked("run.json", store.read_json(path), path)
+    if missing := [key for key in IN_RUN_JSON if key not in info]:
+        raise ValueError(f"{path} has no {missing}: bring the file of this run back")
+    return info
 
 
 def _check_writable(workdir: str) -> None:

@@ -62,6 +62,14 @@ def test_steps_after_the_end_are_refused_before_anything_is_written(make, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_where_the_trace_would_go_is_refused_at_the_start(tmp_path):
+    (tmp_path / "profile").write_text("mine")
+    with pytest.raises(ConfigError, match=f"{tmp_path}/profile is a file"):
+        Profiler("0:2", str(tmp_path), 9)
+    Profiler("", str(tmp_path), 9)
+    Profiler("0:2", str(tmp_path), 9, active=False)
+
+
 def test_a_trace_appears(make, tmp_path):
     config = make(**NO_EVAL, train__profile="1:2", train__duration="3 steps")
     train(config, tmp_path / "run")

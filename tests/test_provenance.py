@@ -182,3 +182,13 @@ def test_other_knobs_of_today_do_not_refuse_an_older_run(root, tmp_path):
     del values["train"]["spike_sigma"], values["batch"]["prefetch"]
     path.write_text(json.dumps(values))
     assert rundir.claim(str(tmp_path / "run"), config.validate(config.load(str(path))))
+
+
+def test_a_run_json_of_nothing_is_named(tmp_path):
+    from rm_jax import rundir
+
+    path = tmp_path / "run.json"
+    for keys in ((), ("data", "plugins", "sessions")):
+        store.write_json(path, schemas.stamped("run.json", dict.fromkeys(keys, {})))
+        with pytest.raises(ValueError, match=f"{path} has no .*'contract_sha256'"):
+            rundir.run_json(str(tmp_path))

@@ -58,6 +58,7 @@ def test_a_newer_json_file_is_refused(run, name, readers):
         assert f"{run}/{name}: " in str(error.value), read
         want = f"is 2, this rm_jax reads {name} up to 1: {WAY_OUT}"
         assert want in str(error.value), read
+        assert str(error.value).count(str(run)) == 1, error.value
     with pytest.raises(ValueError, match=f"{name}: .*is 2"):
         diff(str(run), str(run))
 

@@ -85,7 +85,7 @@ def load_run(path: str) -> Run:
     """
     path = str(path)
     if not any(store.exists(store.join(path, name)) for name in _SIGNS):
-        raise ValueError(f"{path} is not a run directory: it has none of {_SIGNS}")
+        raise ValueError(f"{path!r} is not a run directory: it has none of {_SIGNS}")
     folder = store.join(path, "predictions")
     files = store.listdir(folder) if store.exists(folder) else []
     ending = ".parquet"

@@ -187,6 +187,8 @@ def test_pieces_that_are_missing_differ(pair):
 def test_what_is_no_run_is_an_error(pair, tmp_path):
     with pytest.raises(ValueError, match="is not a run directory"):
         diff(str(pair[0]), str(tmp_path))
+    with pytest.raises(ValueError, match="^'' is not a run directory"):
+        diff(str(pair[0]), "")
 
 
 def test_long_values_are_shown_short_and_whole_as_json(pair):
