@@ -110,9 +110,9 @@ def _from_json(path: str) -> ConfigDict:
         values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
         if not isinstance(values, dict):
             raise ConfigError(f"want a JSON object, got {type(values).__name__}")
-        if schemas.KEY in values:  # first: a newer file has keys we do not know
-            if why := schemas.problem("config.json", values[schemas.KEY]):
-                raise ConfigError(why)
+        version = values.get(schemas.KEY, 1)  # first: a newer file has unknown keys
+        if why := schemas.problem("config.json", version):
+            raise ConfigError(why)
         values = seal.opened(values)
         values = flatten(values)
         for name in OPEN:  # what the file leaves out of such a section is not in it

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from rm_jax import store
+from rm_jax import objects, store
 
 USAGE = """\
 rm-jax: train, evaluate and look into reward models.
@@ -83,14 +83,15 @@ def console() -> None:
 
 
 def _quiet() -> None:
-    """Leaves a file that cannot be read to our line: Orbax's event loop says 50 more.
+    """Leaves a file that cannot be read to our line: Orbax and gcsfs say 50 more.
 
     It goes on after the read has failed, and until the process ends.
     """
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for name in ("asyncio", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* never awaited", RuntimeWarning)
     show, closed = sys.unraisablehook, "Event loop is closed"
     sys.unraisablehook = lambda e: None if str(e.exc_value) == closed else show(e)
@@ -120,9 +121,14 @@ def _train(arguments: list[str]) -> int:
     arguments, knobs = _take_knobs(arguments)
     parser = _parser("train", "Train a model, or continue a run where it stopped.")
     parser.add_argument(
-        "--config", required=True, help="FILE.py[:ARG], rm_jax:NAME or a config.json"
+        "--config",
+        type=_path,
+        required=True,
+        help="FILE.py[:ARG], rm_jax:NAME or a config.json",
     )
-    parser.add_argument("--workdir", required=True, help="the run directory")
+    parser.add_argument(
+        "--workdir", type=_path, required=True, help="the run directory"
+    )
     parser.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
     parser.add_argument("--processes", type=_count, default=0, help="of them")
     parser.add_argument("--process", type=_count, default=-1, help="this one, from 0")
@@ -157,7 +163,9 @@ def _eval(arguments: list[str]) -> None:
     parser = _parser("eval", "Evaluate a trained model on a data set.")
     _add_checkpoint(parser)
     _add_data(parser)
-    parser.add_argument("--out", required=True, help="a new directory for the results")
+    parser.add_argument(
+        "--out", type=_path, required=True, help="a new directory for the results"
+    )
     parser.add_argument(
         "--limit", type=_count, default=0, help="first N records; 0 is all"
     )
@@ -175,10 +183,13 @@ def _score(arguments: list[str]) -> None:
     _add_checkpoint(parser)
     parser.add_argument(
         "--input",
+        type=_path,
         required=True,
         help="lines {prompt, responses}, perhaps with an id; a response may be empty",
     )
-    parser.add_argument("--output", required=True, help="lines {id, scores}")
+    parser.add_argument(
+        "--output", type=_path, required=True, help="lines {id, scores}"
+    )
     args = parser.parse_args(arguments)
     _check_new("--output", args.output, folder=False)
     if not store.exists(args.input) or store.is_dir(args.input):
@@ -201,7 +212,7 @@ def _score(arguments: list[str]) -> None:
 
 def _inspect(arguments: list[str]) -> None:
     parser = _parser("inspect", "Show what a step computed: rows, mask, scores, loss.")
-    parser.add_argument("run", help="the run directory")
+    parser.add_argument("run", type=_path, help="the run directory")
     parser.add_argument("--step", type=_count, required=True, help="the step, from 0")
     parser.add_argument("--rows", type=_count, default=4, help="rows shown; 0 is all")
     args = parser.parse_args(arguments)
@@ -213,8 +224,11 @@ def _inspect(arguments: list[str]) -> None:
 
 def _diff(arguments: list[str]) -> int:
     parser = _parser("diff", "Say what differs between two runs.")
-    parser.add_argument("a", metavar="RUN_A", help="a run directory, local or gs://")
-    parser.add_argument("b", metavar="RUN_B", help="another, or one of `rm-jax eval`")
+    for name, metavar, text in (
+        ("a", "RUN_A", "a run directory, local or gs://"),
+        ("b", "RUN_B", "another, or one of `rm-jax eval`"),
+    ):
+        parser.add_argument(name, type=_path, metavar=metavar, help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.epilog = "Exit code: 0 nothing differs, 3 something does, 1 an error."
     args = parser.parse_args(arguments)
@@ -232,7 +246,9 @@ def _diff(arguments: list[str]) -> int:
 def _prepare(arguments: list[str]) -> None:
     parser = _parser("data prepare", "Write a source into a TFDS directory.")
     _add_data(parser)
-    parser.add_argument("--out", required=True, help="folder of TFDS data sets")
+    parser.add_argument(
+        "--out", type=_path, required=True, help="folder of TFDS data sets"
+    )
     parser.add_argument("--name", default="preferences", help="of the data set")
     parser.add_argument("--splits", default="train,valid,test", help="comma-separated")
     args = parser.parse_args(arguments)
@@ -248,7 +264,7 @@ def _tokenizer(arguments: list[str]) -> None:
     parser = _parser("data tokenizer", "Train a byte-level BPE on a source.")
     _add_data(parser)
     parser.add_argument("--vocab", type=_count, required=True, help="tokens in all")
-    parser.add_argument("--out", required=True, help="a new folder")
+    parser.add_argument("--out", type=_path, required=True, help="a new folder")
     args = parser.parse_args(arguments)
     _check_new("--out", args.out)
     from rm_jax.data.datasets import texts
@@ -304,7 +320,9 @@ def _parser(verb: str, text: str) -> Parser:
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="a run directory")
+    parser.add_argument(
+        "--checkpoint", type=_path, required=True, help="a run directory"
+    )
     parser.add_argument(
         "--step", type=_step, help="of the checkpoint, or best; default the last"
     )
@@ -312,11 +330,30 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", required=True, help="SPEC: format:path-or-hub-id[@revision][#split]"
+        "--data",
+        type=_spec,
+        required=True,
+        help="SPEC: format:path-or-hub-id[@revision][#split]",
     )
     parser.add_argument(
         "--columns", default="", help='field -> column, e.g. {"prompt": "question"}'
     )
+
+
+def _path(text: str) -> str:
+    """A path of the command line; `~` is the home folder, which no shell has put."""
+    if not text:
+        raise argparse.ArgumentTypeError("'': want a path")
+    try:
+        objects.check_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return os.path.expanduser(text)
+
+
+def _spec(text: str) -> str:
+    form, colon, path = text.partition(":")
+    return f"{form}{colon}{os.path.expanduser(path)}"
 
 
 def _count(text: str) -> int:

@@ -11,11 +11,21 @@ folder. So
 `store` is what to call; it comes here for every path with "://" in it.
 """
 
+import functools
 import os
+import re
+from collections.abc import Callable
 from typing import IO, Any
 
 PARTS = ".parts"
 MOST_PARTS = 64  # more are merged into one
+BUCKETS = ("gs", "gcs", "s3")  # schemes whose URLs begin with a bucket
+# Packages whose errors are about the way to the storage, not about an object.
+NETWORK = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
+
+
+class Unreachable(ConnectionError):
+    """The storage does not answer, or does not let us in; names the URL."""
 
 
 def is_url(path: str | os.PathLike) -> bool:
@@ -23,18 +33,50 @@ def is_url(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def check_url(path: str) -> None:
+    """Refuses what was meant as a URL and is none.
+
+    Raises:
+      ValueError: one slash after the scheme, or no bucket.
+    """
+    if re.match(r"\w+:/(?!/)", path):
+        raise ValueError(f"{path!r}: did you mean {path.replace(':/', '://', 1)}")
+    scheme, _, rest = path.partition("://")
+    if scheme in BUCKETS and is_url(path) and rest[:1] in ("", "/"):
+        raise ValueError(f"{path!r} names no bucket: want {scheme}://BUCKET/PATH")
+
+
+def _reached(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, whose errors of the network are Unreachable."""
+
+    @functools.wraps(call)
+    def named(*args: Any, **more: Any) -> Any:
+        try:
+            return call(*args, **more)
+        except Exception as error:
+            package = type(error).__module__.partition(".")[0]
+            if package not in NETWORK and not isinstance(error, TimeoutError):
+                raise
+            url = next(arg for arg in args if is_url(arg))
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise Unreachable(f"{url}: cannot be reached: {why:.500}") from error
+
+    return named
+
+
 def _open(path: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it.
 
     Raises:
       ImportError: naming the package that reads such URLs.
-      ValueError: a scheme that nobody knows.
+      ValueError: a scheme that nobody knows, or no bucket.
     """
+    check_url(path)
     import fsspec  # half a second that local runs spare
 
     # No listing is taken from a cache: other hosts write, too. By the settings, because
     # Orbax opens file systems of its own in its threads.
-    for scheme in ("gs", "gcs", "s3"):
+    for scheme in BUCKETS:
         settings = fsspec.config.conf.setdefault(scheme, {})
         settings.setdefault("use_listings_cache", False)
     try:
@@ -45,18 +87,21 @@ def _open(path: str) -> tuple[Any, str]:
         ) from error
 
 
+@_reached
 def exists(path: str) -> bool:
     """Whether there is an object, a growing file or a folder of this name."""
     fs, name = _open(path)
     return fs.exists(name) or fs.exists(name + PARTS)
 
 
+@_reached
 def is_dir(path: str) -> bool:
     """Whether there is anything below this name; a growing file is no folder."""
     fs, name = _open(path)
     return fs.isdir(name)
 
 
+@_reached
 def listdir(path: str) -> list[str]:
     """Names in the folder, sorted; a growing file by its own name."""
     fs, name = _open(path)
@@ -64,6 +109,7 @@ def listdir(path: str) -> list[str]:
     return sorted({n.removesuffix(PARTS) for n in found if n})
 
 
+@_reached
 def makedirs(path: str) -> None:
     """Checks that the bucket is there; folders are only prefixes."""
     fs, name = _open(path)
@@ -72,6 +118,7 @@ def makedirs(path: str) -> None:
         raise FileNotFoundError(2, f"no bucket {bucket}", path)
 
 
+@_reached
 def read_bytes(path: str) -> bytes:
     """Content of the object, or of the parts of a growing file."""
     fs, name = _open(path)
@@ -85,18 +132,21 @@ def read_bytes(path: str) -> bytes:
     return bytes(out)
 
 
+@_reached
 def open_file(path: str) -> IO[bytes]:
     """The object as a stream."""
     fs, name = _open(path)
     return fs.open(name, "rb")
 
 
+@_reached
 def write_bytes(path: str, data: bytes) -> None:
     """Writes the object in place of an older one."""
     fs, name = _open(path)
     fs.pipe_file(name, data)
 
 
+@_reached
 def write_new(path: str, data: bytes) -> bool:
     """Writes the object if there is none; whether it did. Atomic (generation match)."""
     fs, name = _open(path)
@@ -107,6 +157,7 @@ def write_new(path: str, data: bytes) -> bool:
     return True
 
 
+@_reached
 def append(path: str, data: bytes) -> None:
     """Adds a part to a growing file; merges the parts when they are many."""
     fs, name = _open(path)
@@ -125,6 +176,7 @@ def append(path: str, data: bytes) -> None:
         fs.rm_file(_part(name, end))
 
 
+@_reached
 def truncate(path: str, size: int) -> None:
     """Keeps the first `size` bytes of a growing file; from the end, so any crash
     leaves a prefix.
@@ -142,36 +194,42 @@ def truncate(path: str, size: int) -> None:
             fs.pipe_file(_part(name, offset), head[offset:])
 
 
+@_reached
 def remove(path: str) -> None:
     """Deletes the object."""
     fs, name = _open(path)
     fs.rm_file(name)
 
 
+@_reached
 def copy_tree(path: str, to: str) -> None:
     """Copies everything below a name to below another."""
     fs, name = _open(path)
     fs.copy(name, _open(to)[1], recursive=True)
 
 
+@_reached
 def remove_tree(path: str) -> None:
     """Deletes everything below this name."""
     fs, name = _open(path)
     fs.rm(name, recursive=True)
 
 
+@_reached
 def fetch(path: str, to: str) -> None:
     """Copies an object or a folder to a local path."""
     fs, name = _open(path)
     fs.get(name, to, recursive=fs.isdir(name))
 
 
+@_reached
 def upload_file(path: str, to: str) -> None:
     """Copies a local file to an object."""
     fs, name = _open(to)
     fs.put_file(path, name)
 
 
+@_reached
 def upload(path: str, to: str) -> None:
     """Copies a local folder to a folder of this name."""
     fs, name = _open(to)

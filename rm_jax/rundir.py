@@ -6,11 +6,13 @@ profile/, evals.json, report.html.
 Evaluation, serving, export and reports read only these, never a Python config.
 """
 
+import contextlib
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
-from rm_jax import schemas, seal, store
+from rm_jax import cluster, objects, schemas, seal, store
 from rm_jax.config import ConfigError, flatten, load, parse_duration
 
 # What may change when a run is continued: how long it is, and what is only seen.
@@ -46,6 +48,7 @@ def claim(workdir: str, config: Any) -> bool:
       ConfigError: a place that cannot be written to, a directory with other files, or a
         run whose config differs: names each key, its old and its new value.
     """
+    _check_name(workdir)
     path = store.join(workdir, "config.json")
     if not store.exists(path):
         found = store.listdir(workdir) if store.exists(workdir) else []
@@ -102,14 +105,41 @@ def _check_writable(workdir: str) -> None:
     """Refuses a place that cannot be written to, before hours of tokenising."""
     if store.is_url(workdir):
         return
-    above = store.absolute(workdir)
-    while not store.exists(above):
+    above, missing = store.absolute(workdir), []
+    while not os.path.lexists(above):  # a link to nothing is in the way, too
+        missing.append(above)
         above = os.path.dirname(above)
     if not os.access(above, os.W_OK | os.X_OK) or not store.is_dir(above):
-        raise ConfigError(
-            f"--workdir {workdir}: {above} is no folder that can be written to: choose "
-            "another"
-        )
+        why = f"{above} is no folder that can be written to"
+    else:
+        why = _cannot_make(reversed(missing)) if cluster.first() else ""
+    if why:
+        raise ConfigError(f"--workdir {workdir}: {why}: choose another")
+
+
+def _cannot_make(folders: Iterable[str]) -> str:
+    """Why folders cannot be made, "" where they can; they are made and removed."""
+    with contextlib.ExitStack() as made:
+        for folder in folders:
+            try:
+                os.mkdir(folder)
+            except OSError as error:
+                return f"cannot make {folder}: {error.strerror}"
+            made.callback(os.rmdir, folder)
+    return ""
+
+
+def _check_name(workdir: str) -> None:
+    """Refuses a name that run.json could not hold, or that would be another's."""
+    if not workdir:
+        raise ConfigError("--workdir '': want the name of a folder")
+    try:
+        workdir.encode()
+        objects.check_url(workdir)
+    except UnicodeEncodeError:
+        raise ConfigError(f"--workdir {workdir!r}: the name is not UTF-8") from None
+    except ValueError as error:
+        raise ConfigError(f"--workdir {error}") from None
 
 
 def _grows(old: str, new: str) -> bool:

@@ -11,6 +11,7 @@ Histograms go to TensorBoard only, events to none.
 """
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -69,7 +70,7 @@ class _TensorBoard(Sink):
     """Scalars and histograms; TensorBoard hides what was logged past the restart."""
 
     def __init__(self, opening: Opening):
-        with _extra("tensorboardX", "train.tensorboard=False", "report"):
+        with _extra(*PACKAGES["tensorboard"]):
             import tensorboardX  # noqa: F401  EventFile wants it
         self._folder = store.join(opening.workdir, "tensorboard")
         self._local = self._folder
@@ -135,7 +136,7 @@ class _WandB(_Service):
     """
 
     def _open(self, opening: Opening) -> None:
-        with _extra("wandb", "train.wandb=", "wandb"):
+        with _extra(*PACKAGES["wandb"]):
             import wandb
         folder = None if store.is_url(opening.workdir) else opening.workdir
         self._run = wandb.init(
@@ -160,7 +161,7 @@ class _Trackio(_Service):
     """
 
     def _open(self, opening: Opening) -> None:
-        with _extra("trackio", "train.trackio=", "trackio"):
+        with _extra(*PACKAGES["trackio"]):
             import trackio
         self._run = trackio.init(
             project=opening.project,
@@ -174,12 +175,34 @@ class _Trackio(_Service):
         self._run.finish()
 
 
+# Knob of config.train -> package that it needs, the knob turned off, the pip extra.
+PACKAGES = {
+    "tensorboard": ("tensorboardX", "train.tensorboard=False", "report"),
+    "wandb": ("wandb", "train.wandb=", "wandb"),
+    "trackio": ("trackio", "train.trackio=", "trackio"),
+}
+
 # Knob of config.train -> its sink; each is off where the knob is False or "".
 SINKS: dict[str, type[Sink]] = {
     "tensorboard": _TensorBoard,
     "wandb": _WandB,
     "trackio": _Trackio,
 }
+
+
+def check_installed(knobs: Mapping[str, Any]) -> None:
+    """Refuses a sink without its package, before anything is tokenised.
+
+    Args:
+      knobs: config.train.
+
+    Raises:
+      ImportError: names the knob and the extra.
+    """
+    for name, (package, off, extra) in PACKAGES.items():
+        if knobs[name] and not importlib.util.find_spec(package):
+            with _extra(package, off, extra):
+                raise ImportError(package)
 
 
 def _name(workdir: str) -> str:

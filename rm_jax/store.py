@@ -378,6 +378,8 @@ def _clear(path: str, what: str) -> Iterator[None]:
     """Re-raises OS errors with a line that names the path and what was wanted."""
     try:
         yield
+    except objects.Unreachable:
+        raise
     except FileNotFoundError as error:
         folder = os.path.dirname(absolute(path))
         there = is_url(path) or os.path.isdir(folder)

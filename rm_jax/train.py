@@ -35,7 +35,7 @@ from rm_jax.example_losses import ExampleLosses
 from rm_jax.goodput import Ledger, summary
 from rm_jax.profiler import Profiler
 from rm_jax.progress import Progress
-from rm_jax.sinks import SINKS
+from rm_jax.sinks import SINKS, check_installed
 from rm_jax.start import Start, check_start, folder_of, where_to_start
 from rm_jax.state import TrainState
 from rm_jax.step import run_step
@@ -94,6 +94,7 @@ def train(
             "config.train.report needs matplotlib: pip install 'rm_jax[report]', or "
             "set config.train.report = False"
         )
+    check_installed(config.train)
     continued = rundir.claim(workdir, config)
     if not Checkpoints(folder_of(workdir)).steps():
         check_start(config)

@@ -320,6 +320,54 @@ def test_a_workdir_of_something_else_is_refused(rm_jax, tmp_path, tokens):
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("", ("--workdir: '': want a path",)),
+        ("gs:/bucket/run", ("--workdir", "did you mean gs://bucket/run")),
+        ("gs://", ("--workdir", "'gs://' names no bucket: want gs://BUCKET/PATH")),
+        ("dangling", ("dangling is no folder that can be written to",)),
+        ("dangling/run", ("dangling is no folder that can be written to",)),
+        ("loop", ("loop is no folder that can be written to",)),
+        ("a/" + "x" * 300, ("cannot make", "File name too long")),
+        ("bad\udcff", ("--workdir 'bad\\udcff': the name is not UTF-8",)),
+        ("/proc/zz", ("cannot make /proc/zz",)),
+    ],
+)
+def test_a_workdir_that_cannot_be_made_is_refused_first(
+    name, parts, rm_jax, tmp_path, tokens, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_module, "build", never)
+    os.symlink("nowhere", "dangling")
+    os.symlink("loop", "loop")
+    code, _, err = rm_jax(*train(name, tokens))
+    assert_one_line(code, err, *parts)
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "loop"]
+
+
+def test_a_workdir_that_can_be_made_is_not_made_yet(tmp_path):
+    from rm_jax import rundir
+
+    rundir._check_writable(str(tmp_path / "a" / "b"))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (["inspect", "~/x", "--step", "0"], "{home}/x is no run directory"),
+        (["diff", "~/x", "y"], "'{home}/x' is not a run directory"),
+        (["data", "audit", "--data", "jsonl:~/x.jsonl"], "{home}/x.jsonl: no such"),
+        (["train", "--config", "~/x.py", "--workdir", "y"], "'{home}/x.py'"),
+    ],
+)
+def test_a_tilde_is_the_home_folder(command, flag, rm_jax, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, _, err = rm_jax(*command)
+    assert_one_line(code, err, flag.format(home=tmp_path))
+
+
 @pytest.fixture
 def damaged(run, tmp_path):
     """A copy of the run whose checkpoints all have a flipped bit."""
@@ -484,7 +532,7 @@ def never(*_):
     [
         ("score", "no/such/x.jsonl", ("--output no/such/x.jsonl", "no folder")),
         ("score", "folder", ("folder", "is there already")),
-        ("score", "", ("is there already",)),
+        ("score", "", ("--output: '': want a path",)),
         ("score", "mine.jsonl/x", ("mine.jsonl", "no folder")),
         ("eval", "mine.jsonl/x/y", ("mine.jsonl", "no folder")),
         ("eval", "mine.jsonl", ("--out mine.jsonl", "is there already")),
@@ -634,6 +682,7 @@ def test_columns_of_eval_need_a_format_that_takes_them(rm_jax, tmp_path, monkeyp
             ("--columns 'prompt'", '{"field": "column"}'),
         ),
         (["data", "audit", "--data", "jsonl:no.jsonl"], ("no.jsonl: no such file",)),
+        (["diff", "gs:/x/y", "z"], ("RUN_A", "did you mean gs://x/y")),
     ],
     ids=lambda x: " ".join(x)[:30] if isinstance(x, list) else "",
 )

@@ -141,3 +141,53 @@ def test_folders_for_those_who_know_no_urls(bucket, tmp_path):
 def test_an_unknown_scheme_is_named():
     with pytest.raises((ImportError, ValueError), match="nosuch"):
         store.read_bytes("nosuch://bucket/x")
+
+
+@pytest.mark.parametrize("name", ["gs://", "gs:///x", "gcs://", "s3:///a/b"])
+def test_a_url_without_a_bucket_is_refused_at_once(name):
+    for call in (store.exists, store.read_bytes):
+        with pytest.raises(ValueError, match=f"'{name}' names no bucket: want "):
+            call(name)
+
+
+def test_one_slash_is_no_url_and_no_folder():
+    with pytest.raises(ValueError, match="'gs:/x/y': did you mean gs://x/y"):
+        objects.check_url("gs:/x/y")
+    for name in ("gs://x/y", "x", "/a:/b", "./a:b", "memory://x", "file:///x"):
+        objects.check_url(name)
+
+
+class NoRoute(OSError):
+    """Like aiohttp's: it is made of two things, so it cannot be made anew of a line."""
+
+    def __init__(self, key, error):
+        super().__init__(error.errno, error.strerror)
+
+
+NoRoute.__module__ = "aiohttp.client_exceptions"
+
+
+def test_a_storage_that_does_not_answer_is_named(bucket, monkeypatch):
+    fs, _ = objects._open(bucket)
+
+    def unreachable(*_, **__):
+        raise NoRoute("storage", OSError(113, "No route to host"))
+
+    for name in ("exists", "isdir", "ls", "cat_file", "pipe_file", "put_file"):
+        monkeypatch.setattr(type(fs), name, unreachable)
+    path = store.join(bucket, "config.json")
+    calls = [
+        lambda: store.exists(path),
+        lambda: store.is_dir(path),
+        lambda: store.listdir(path),
+        lambda: store.read_json(path),
+        lambda: store.write_text(path, "x"),
+        lambda: store.append_lines(path, ["x"]),
+        lambda: store.upload(__file__.rpartition("/")[0], path),
+    ]
+    for call in calls:
+        with pytest.raises(ConnectionError) as error:
+            call()
+        text = str(error.value)
+        assert text.startswith(f"{path}: cannot be reached: ") and "No route" in text
+        assert text.count(path) == 1

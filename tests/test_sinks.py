@@ -97,6 +97,18 @@ def test_a_package_that_is_missing_is_named(tmp_path, name, monkeypatch):
             RunWriter(tmp_path, step=step, sinks={name: "p"})
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
+def test_a_missing_package_is_named_before_anything_is_read(
+    name, make, tmp_path, monkeypatch
+):
+    package = {"tensorboard": "tensorboardX"}.get(name, name)
+    on = {f"train__{name}": True if name == "tensorboard" else "p"}
+    config = make(**on, data__train="jsonl:not-there.jsonl")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=f"config.train.{name} needs {package}: pip"):
+        train(config, tmp_path / "run")
+
+
 def test_ids_are_made_once(tmp_path):
     a, b = (sinks._id(name, str(tmp_path)) for name in ("wandb", "trackio"))
     assert a != b and sinks._id("wandb", str(tmp_path)) == a
