@@ -14,14 +14,19 @@ UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder not yet renamed
 FINISHED = "commit_success.txt"  # on object storage, which renames nothing, comes last
 
 
-def initialize(dead_after: int, *address: Any) -> None:
+def initialize(dead_after: int, join_within: int, *address: Any) -> None:
     """jax.distributed.initialize; without an address jax detects the cluster.
 
     Args:
       dead_after: seconds without a heartbeat after which a process counts as dead.
+      join_within: seconds in which all processes must have called this.
       address: coordinator, number of processes, number of this one.
     """
-    jax.distributed.initialize(*address, heartbeat_timeout_seconds=dead_after)
+    jax.distributed.initialize(
+        *address,
+        initialization_timeout=join_within,
+        heartbeat_timeout_seconds=dead_after,
+    )
 
 
 def barrier(name: str) -> None:

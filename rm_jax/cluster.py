@@ -9,6 +9,8 @@ import hashlib
 import itertools
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,12 +21,21 @@ import numpy as np
 from rm_jax import backend
 
 DEAD_AFTER = 30  # seconds without a heartbeat; then every other process ends, too
+JOIN_WITHIN = 300  # seconds in which all processes must have started
+
+
+def _several(text: str) -> bool:
+    if not text.isdecimal():
+        raise ValueError("want a whole number")
+    return int(text) > 1
+
+
 # Set where a launcher started several processes; jax knows how to read the rest.
 LAUNCHERS = {
-    "SLURM_NTASKS": lambda v: int(v) > 1 and "SLURM_STEP_NODELIST" in os.environ,
-    "OMPI_COMM_WORLD_SIZE": lambda v: int(v) > 1,
+    "SLURM_NTASKS": lambda v: _several(v) and "SLURM_STEP_NODELIST" in os.environ,
+    "OMPI_COMM_WORLD_SIZE": _several,
     "TPU_WORKER_HOSTNAMES": lambda v: "," in v,
-    "MEGASCALE_NUM_SLICES": lambda v: int(v) > 1,
+    "MEGASCALE_NUM_SLICES": _several,
 }
 
 
@@ -44,7 +55,9 @@ def join(
         is none.
 
     Raises:
-      ValueError: some of the three are missing or out of range.
+      ValueError: some of the three are missing or out of range, or a variable of
+        LAUNCHERS is no number.
+      OSError: the host of the coordinator is not known.
       RuntimeError: the others do not answer, or nothing was detected.
     """
     given = bool(coordinator), processes > 0, process >= 0
@@ -54,21 +67,63 @@ def join(
                 f"--coordinator {coordinator!r} --processes {processes} --process "
                 f"{process}: want all three: HOST:PORT, N and 0 ... N - 1"
             )
-        backend.initialize(DEAD_AFTER, coordinator, processes, process)
-    elif detect or any(
-        name in os.environ and test(os.environ[name])
-        for name, test in LAUNCHERS.items()
-    ):
+        _check_address(coordinator)
+        print(
+            f"waiting for {processes} processes at {coordinator}, at most "
+            f"{JOIN_WITHIN} s",
+            file=sys.stderr,
+            flush=True,
+        )
+        backend.initialize(DEAD_AFTER, JOIN_WITHIN, coordinator, processes, process)
+    elif (name := _launcher()) or detect:
         try:
-            backend.initialize(DEAD_AFTER)
-        except ValueError as error:
+            backend.initialize(DEAD_AFTER, JOIN_WITHIN)
+        except (ValueError, KeyError) as error:
+            asked = f"{name}={os.environ[name]}" if name else "--distributed"
+            unset = f", or unset {name} to run alone" if name else ""
             raise RuntimeError(
-                f"no TPU pod, SLURM job, MPI or Kubernetes found: {error}: give "
-                "--coordinator HOST:PORT --processes N --process I"
+                f"{asked}, but no TPU pod, SLURM job, MPI or Kubernetes found: "
+                f"{error}: give --coordinator HOST:PORT --processes N --process I"
+                f"{unset}"
             ) from error
     # The first collective makes their connections, and waits half a minute for the
     # others, no more: they meet now, before one of them builds a token cache for hours.
     wait("joined")
+
+
+def _launcher() -> str:
+    """The variable by which a launcher says that there are several; "" of none."""
+    for name, test in LAUNCHERS.items():
+        try:
+            if name in os.environ and test(os.environ[name]):
+                return name
+        except ValueError as error:
+            raise ValueError(
+                f"{name}={os.environ[name]!r} in the environment: {error}; unset it to "
+                "run alone"
+            ) from None
+    return ""
+
+
+def _check_address(address: str) -> None:
+    """Refuses an address at which jax would wait for minutes, then abort."""
+    host, _, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")  # IPv6
+    if (
+        not host
+        or "/" in host
+        or (":" in host and not bracketed)
+        or not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535)
+    ):
+        raise ValueError(
+            f"--coordinator {address!r}: want HOST:PORT, without a scheme, a port from "
+            "1 to 65535"
+        )
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OSError(f"--coordinator {address}: host {host!r}: {why}") from error
 
 
 def first() -> bool:

@@ -234,6 +234,87 @@ def test_half_a_cluster_is_refused(arguments):
         cluster.join(*arguments)
 
 
+@pytest.fixture
+def joined(monkeypatch):
+    """Calls of jax.distributed.initialize, without the others and their launchers."""
+    calls = []
+    for name in cluster.LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(
+        cluster.backend.jax.distributed,
+        "initialize",
+        lambda *address, **more: calls.append((address, more)),
+    )
+    return calls
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        ":1234", "host:", "host:0", "host:65536", "host:-1", "host:1x", "host:1.5",
+        "http://host:80", "tcp://10.0.0.1:80", "::1:80", "host/x:80", "host:\u0661",
+    ],
+)  # fmt: skip
+def test_an_address_at_which_nobody_can_answer_is_refused(address, joined):
+    with pytest.raises(ValueError) as error:
+        cluster.join(address, 2, 0)
+    assert f"--coordinator {address!r}: want HOST:PORT" in str(error.value)
+    assert "1 to 65535" in str(error.value) and joined == []
+
+
+def test_a_host_that_nobody_knows_is_refused(joined, monkeypatch):
+    def unknown(host, port):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(OSError, match="--coordinator no.host:80: host 'no.host': Name"):
+        cluster.join("no.host:80", 2, 0)
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="host 'a..b'"):
+        cluster.join("a..b:80", 2, 0)
+    assert joined == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:65535", "localhost:80"])
+def test_it_says_whom_it_waits_for_and_how_long(address, joined, capsys):
+    cluster.join(address, 2, 1)
+    want = f"waiting for 2 processes at {address}, at most 300 s\n"
+    assert capsys.readouterr().err == want
+    ((given, more),) = joined
+    assert given == (address, 2, 1) and more["initialization_timeout"] == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SLURM_NTASKS", ""), ("SLURM_NTASKS", "two"), ("OMPI_COMM_WORLD_SIZE", "x"),
+        ("MEGASCALE_NUM_SLICES", "1.5"),
+    ],
+)  # fmt: skip
+def test_a_variable_of_a_launcher_that_is_no_number_is_named(
+    name, value, joined, monkeypatch
+):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}='{value}' in .* unset it to run alo"):
+        cluster.join()
+    assert joined == []
+
+
+def test_a_launcher_that_jax_does_not_find_is_named(joined, monkeypatch):
+    def nothing(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(cluster.backend.jax.distributed, "initialize", nothing)
+    with pytest.raises(RuntimeError, match="^--distributed, but no TPU pod, .*I$"):
+        cluster.join(detect=True)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError) as error:
+        cluster.join()
+    text = str(error.value)
+    assert text.startswith("OMPI_COMM_WORLD_SIZE=2, but no ")
+    assert text.endswith("or unset OMPI_COMM_WORLD_SIZE to run alone")
+
+
 def test_alone_nothing_is_joined(monkeypatch):
     for name in cluster.LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
