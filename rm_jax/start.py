@@ -20,12 +20,14 @@ class Start(NamedTuple):
       step: steps done.
       evaluated: whether this step's evaluation is in the log already.
       window: numbers of steps that no line of the log has yet.
+      logged: bytes that the log of this run must have, None where nobody knows.
     """
 
     state: TrainState
     step: int
     evaluated: bool
     window: dict[str, list[float]]
+    logged: int | None = None
 
 
 def where_to_start(
@@ -45,7 +47,9 @@ def where_to_start(
             state, meta, step = place.restore(built.shapes, on_event=on_event)
             check_model(place.directory, meta, built)
             window = {k: [float(total), n] for k, (total, n) in meta["log"].items()}
-            return Start(state, step, meta["evaluated"], window)
+            # A log of `resume` is another run's; one of older checkpoints is unknown.
+            logged = meta.get("metrics_bytes") if place is checkpoints else None
+            return Start(state, step, meta["evaluated"], window, logged)
     state = create(built.new, built.shardings)
     if config.model.init != "scratch":
         other = Checkpoints(folder_of(config.model.init))

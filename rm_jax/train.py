@@ -127,6 +127,7 @@ def train(
             workdir,
             step=start.step if continued else -1,
             evaluated=start.evaluated,
+            size=start.logged,
             active=first,
             sinks={name: config.train[name] for name in SINKS},
             config=config.to_dict(),
@@ -214,7 +215,8 @@ def loop(
                 log.flush()  # again: Stopped may be what asks for it
                 out.losses.write(step)
                 out.writer.flush()
-                meta = _meta(built, evaluated or not due_eval, log.window)
+                evaluated_now = evaluated or not due_eval
+                meta = _meta(built, evaluated_now, log.window, out.writer.size)
                 out.checkpoints.save(step, state, meta, metrics)
             if last or stopping:
                 break
@@ -275,7 +277,7 @@ def _evaluate(
 
 
 def _meta(
-    built: Built, evaluated: bool, window: Mapping[str, list[float]]
+    built: Built, evaluated: bool, window: Mapping[str, list[float]], size: int
 ) -> dict[str, Any]:
     """What a checkpoint carries to be scored with on its own, and the unwritten log."""
     return {
@@ -283,6 +285,7 @@ def _meta(
         "arch": built.arch.to_json(),
         "evaluated": evaluated,
         "log": to_json(window),
+        "metrics_bytes": size,
     }
 
 

@@ -68,10 +68,16 @@ class RunWriter:
         later steps and a half-written last line are removed; the other files are kept.
       active: False on every process but the first: nothing is written.
       evaluated: False where the evaluation of `step` will be written again.
+      size: bytes that metrics.jsonl had when `step` was saved, None where nobody knows.
+        If it now has others up to there, lines were lost: the event "metrics_differ",
+        one line, and the run goes on.
       sinks: name in sinks.SINKS -> project (True of a sink without projects); what is
         False or "" is off.
       config: of the run, for sinks that show it.
       say: prints a line.
+
+    Attributes:
+      size: bytes of metrics.jsonl; 0 on every process but the first.
 
     Raises:
       ValueError: metrics.jsonl holds a line that is not one of ours.
@@ -86,11 +92,12 @@ class RunWriter:
         step: int,
         active: bool = True,
         evaluated: bool = True,
+        size: int | None = None,
         sinks: Mapping[str, str | bool] = {},
         config: Mapping[str, Any] = {},
         say: Callable[[str], None] = lambda line: None,
     ):
-        self._active, self._say = active, say
+        self._active, self._say, self.size = active, say, 0
         self._sinks: dict[str, Sink] = {}
         if not active:
             return
@@ -98,7 +105,7 @@ class RunWriter:
         self._path = {
             name: store.join(workdir, name) for name in (METRICS, TIMING, EVENTS)
         }
-        cut = _repair(self._path[METRICS], step, evaluated)
+        self.size, cut = _repair(self._path[METRICS], step, evaluated)
         _repair(self._path[EVENTS])
         _repair(self._path[TIMING])
         self._last = step
@@ -107,6 +114,8 @@ class RunWriter:
             if project:
                 opening = Opening(workdir, step, str(project), config, cut, timed)
                 self._open(name, opening)
+        if size not in (None, self.size):
+            self._differs(size)
 
     def write_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line of deterministic numbers, {"step": n, name: number, ...}.
@@ -124,7 +133,7 @@ class RunWriter:
             )
         self._last = step = int(step)
         line = to_json(dict(sorted(values.items())), "metrics")
-        self._append(METRICS, {"step": step} | line)
+        self.size += self._append(METRICS, {"step": step} | line)
         self._each(lambda sink: sink.metrics(step, values))
 
     def write_timing(self, step: int, values: Mapping[str, float]) -> None:
@@ -167,9 +176,24 @@ class RunWriter:
     def __exit__(self, *error: Any) -> None:
         self.close(failed=error[0] is not None)
 
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+    def _append(self, name: str, line: Mapping[str, Any]) -> int:
+        """Writes the line; how many bytes it has, with its end."""
+        text = json.dumps(line)  # ASCII
         if self._active:
-            store.append_lines(self._path[name], [json.dumps(line)])
+            store.append_lines(self._path[name], [text])
+        return len(text) + 1
+
+    def _differs(self, size: int) -> None:
+        """Says that the log is not what it was when the checkpoint was saved."""
+        path = self._path[METRICS]
+        self.write_event(
+            self._last, "metrics_differ", file=path, bytes=self.size, saved=size
+        )
+        self._say(
+            f"WARNING {path} has {self.size} bytes up to step {self._last}, it had "
+            f"{size} when that step was saved: lines are lost or changed; the run goes "
+            "on without them"
+        )
 
     def _open(self, name: str, opening: Opening) -> None:
         try:
@@ -218,16 +242,16 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 def _repair(
     path: str, step: float = math.inf, evaluated: bool = True
-) -> dict[int, set[str]]:
+) -> tuple[int, dict[int, set[str]]]:
     """Cuts the file after the lines of steps up to `step`; a torn last one goes too.
 
     Where the evaluation of `step` is still to come, a line of it goes as well.
 
     Returns:
-      step -> names in the whole lines that were cut.
+      bytes that are left; step -> names in the whole lines that were cut.
     """
     if not store.exists(path):
-        return {}
+        return 0, {}
     text = store.read_text(path)
     end = 0
     for line in text[: text.rfind("\n") + 1].splitlines(keepends=True):
@@ -235,13 +259,14 @@ def _repair(
         if at > step or (at == step and not evaluated and '"eval/' in line):
             break
         end += len(line)
+    size = len(text[:end].encode())
     if end < len(text):
-        store.truncate(path, len(text[:end].encode()))
+        store.truncate(path, size)
     cut: dict[int, set[str]] = {}
     for line in text[end : text.rfind("\n") + 1].splitlines():
         with contextlib.suppress(ValueError):
             cut.setdefault(_step(path, line), set()).update(json.loads(line))
-    return cut
+    return size, cut
 
 
 def _step(path: str, line: str) -> int:

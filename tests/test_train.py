@@ -84,8 +84,21 @@ def test_stopped_and_continued_is_undisturbed(straight, make, tmp_path, stop_aft
         stop_after(10**9)
     assert signal.getsignal(signal.SIGTERM) == before
     _, said = train(make(), workdir)
-    assert f"continuing {workdir} at step 5 of 8" in said
+    assert f"continuing {workdir} at step 5 of 8" in said and "WARNING" not in said
     assert_same_run(workdir, straight)
+
+
+def test_a_log_that_was_lost_is_said(straight, make, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    size = (workdir / "metrics.jsonl").stat().st_size
+    manifest = Checkpoints(f"{workdir}/checkpoints").manifest(8)
+    assert manifest.meta["metrics_bytes"] == size
+    (workdir / "metrics.jsonl").unlink()
+    _, said = train(make(), workdir)
+    assert f"WARNING {workdir}/metrics.jsonl has 0 bytes up to step 8" in said
+    (event,) = [e for e in lines(workdir, "events.jsonl") if e["event"] != "resumed"]
+    assert (event["event"], event["saved"]) == ("metrics_differ", size)
 
 
 def test_stopped_in_an_evaluation_and_continued(straight, make, tmp_path, monkeypatch):

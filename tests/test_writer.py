@@ -59,6 +59,49 @@ def test_a_run_killed_at_any_byte_leaves_the_same_bytes(tmp_path, whole):
         assert store.read_bytes(run / "metrics.jsonl") == whole, end
 
 
+@pytest.mark.parametrize(
+    ("keep", "loud"), [(None, False), (0, True), (1, True), (4, True), (99, False)]
+)
+def test_lines_that_are_lost_are_said(tmp_path, keep, loud):
+    """`keep` lines are left; None: nothing is known of the checkpoint."""
+    with open_writer(tmp_path) as w:
+        for step in range(1, 7):
+            w.write_metrics(step, {"é": step, "nan": np.nan})
+            saved = w.size if step <= 5 else saved
+    path, said = tmp_path / "metrics.jsonl", []
+    first = path.read_bytes().splitlines(keepends=True)
+    assert saved == len(b"".join(first[:5])) < path.stat().st_size
+    path.write_bytes(b"".join(first[:keep]))
+    if keep == 0:
+        path.unlink()
+    size = None if keep is None else saved
+    with open_writer(tmp_path, step=5, size=size, say=said.append) as w:
+        left = w.size
+        assert left == (path.stat().st_size if path.exists() else 0)
+    assert bool(said) == loud == (tmp_path / "events.jsonl").exists()
+    if loud:
+        (event,) = lines(tmp_path, "events.jsonl")
+        assert event == {
+            "step": 5, "event": "metrics_differ", "file": str(path), "bytes": left,
+            "saved": saved,
+        }  # fmt: skip
+        assert f"{path} has {left} bytes up to step 5, it had {saved}" in said[0]
+
+
+def test_the_size_of_a_log_in_a_bucket(tmp_path):
+    import uuid
+
+    said, bucket = [], f"memory://bucket-{uuid.uuid4().hex}"
+    with open_writer(bucket) as w:
+        w.write_metrics(1, {"x": 1.0})
+        size = w.size
+    open_writer(bucket, step=1, size=size, say=said.append).close()
+    assert said == [] and size == len(store.read_bytes(f"{bucket}/metrics.jsonl"))
+    store.truncate(f"{bucket}/metrics.jsonl", 0)
+    open_writer(bucket, step=1, size=size, say=said.append).close()
+    assert len(said) == 1 and f"{bucket}/metrics.jsonl has 0 bytes" in said[0]
+
+
 def test_starting_from_scratch_removes_every_line(tmp_path):
     with open_writer(tmp_path) as w:
         w.write_metrics(0, {"eval/valid/nll": 1.0})
