@@ -201,7 +201,7 @@ class Stop:
 def signals() -> Iterator[Stop]:
     """A Stop that SIGTERM and Ctrl-C set; the handlers of before come back at the end.
 
-    A second Ctrl-C raises KeyboardInterrupt as usual.
+    The first signal says what comes. Ctrl-C after it raises KeyboardInterrupt as usual.
     """
     stop = Stop()
     alone = jax.process_count() == 1  # else jax catches SIGTERM for all of them
@@ -213,6 +213,10 @@ def signals() -> Iterator[Stop]:
     def handle(number: int, frame: Any) -> None:
         if stop.reason and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not stop.reason:
+            again = "once more" if number == signal.SIGINT else "Ctrl-C"
+            line = f"{signal.Signals(number).name}: saving; {again} ends without\n"
+            os.write(2, line.encode())  # sys.stderr may be amid a write of its own
         stop.reason = signal.Signals(number).name
 
     try:

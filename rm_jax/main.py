@@ -53,6 +53,7 @@ def entry() -> None:
     try:
         code = run(arguments)
     except KeyboardInterrupt:
+        print("rm-jax: interrupted; a run goes on from its last save", file=sys.stderr)
         code = 130
     except BrokenPipeError:
         code = 141
@@ -69,17 +70,18 @@ def entry() -> None:
 
 
 def console() -> None:
-    """`entry` as a process, which an error ends at once.
+    """`entry` as a process, which an error or Ctrl-C ends at once.
 
-    A save that failed leaves threads of Orbax that would wait for many minutes.
+    A save that failed leaves threads of Orbax that would wait for many minutes; one
+    that was broken off leaves some that would complain.
     """
     try:
         entry()
     except SystemExit as done:
-        if done.code != 1:
+        if done.code not in (1, 130):
             raise
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(done.code)
 
 
 def _quiet() -> None:

@@ -9,6 +9,7 @@ import pytest
 from tiny import arrays, lines, train
 
 import rm_jax
+from rm_jax import cluster
 from rm_jax.build import build
 from rm_jax.data import datasets
 from rm_jax.losses import LOSSES, REGULARIZERS
@@ -96,6 +97,23 @@ def test_interrupted_while_tokenising(make, tmp_path, monkeypatch, nothing_left)
     assert not (tmp_path / "run").exists()
     assert not list((tmp_path / "tokens").glob("*.tmp"))
     assert set(train(config, tmp_path / "run")[0]) == {"valid"}
+
+
+@pytest.mark.parametrize(
+    ("number", "want"),
+    [
+        (signal.SIGINT, "SIGINT: saving; once more ends without\n"),
+        (signal.SIGTERM, "SIGTERM: saving; Ctrl-C ends without\n"),
+    ],
+)
+def test_the_first_signal_says_what_comes(number, want, capfd, nothing_left):
+    with cluster.signals() as stop:
+        os.kill(os.getpid(), number)
+        assert capfd.readouterr().err == want and stop.asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_second_interrupt_ends_at_once(make, tmp_path, monkeypatch, nothing_left):

@@ -698,6 +698,26 @@ def test_help_and_nothing(rm_jax):
     assert rm_jax()[0] == 2
 
 
+BUSY = """
+import atexit, sys, threading
+from rm_jax import main
+def interrupted(arguments):
+    threading.Thread(target=threading.Event().wait).start()
+    atexit.register(print, "Traceback of atexit", file=sys.stderr)
+    raise KeyboardInterrupt
+main.run = interrupted
+main.console()
+"""
+
+
+def test_an_interrupt_is_one_line_and_the_end():
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr == "rm-jax: interrupted; a run goes on from its last save\n"
+
+
 def test_a_traceback_on_request(rm_jax, monkeypatch):
     monkeypatch.setenv("RM_JAX_TRACEBACK", "1")
     monkeypatch.setattr(sys, "argv", ["rm-jax", "trian"])
