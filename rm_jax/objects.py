@@ -14,11 +14,11 @@ folder. So
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 PARTS = ".parts"
-MOST_PARTS = 64  # more are merged into one
+MOST_PARTS = 64  # when there are more, the last are merged
 BUCKETS = ("gs", "gcs", "s3")  # schemes whose URLs begin with a bucket
 # Packages whose errors are about the way to the storage, not about an object.
 NETWORK = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
@@ -125,11 +125,7 @@ def read_bytes(path: str) -> bytes:
     parts = _parts(fs, name)
     if not parts:
         return fs.cat_file(name)
-    out = bytearray()
-    for offset, _ in parts:
-        if offset == len(out):  # one that begins earlier is in a merged part already
-            out += fs.cat_file(_part(name, offset))
-    return bytes(out)
+    return b"".join(fs.cat_file(_part(name, at)) for at, _ in _in_order(parts))
 
 
 @_reached
@@ -159,21 +155,28 @@ def write_new(path: str, data: bytes) -> bool:
 
 @_reached
 def append(path: str, data: bytes) -> None:
-    """Adds a part to a growing file; merges the parts when they are many."""
+    """Adds a part to a growing file; merges the last parts when they are many.
+
+    Each part that a merge leaves is longer than all that follow. So n lines are at most
+    MOST_PARTS + 1 parts, and each of their bytes is written about log2(n) times.
+    """
     fs, name = _open(path)
     parts = _parts(fs, name)
-    end = 0
-    for offset, size in parts:
-        if offset == end:
-            end += size
+    live = list(_in_order(parts))
+    end = sum(size for _, size in live)
     fs.pipe_file(_part(name, end), data)
-    if len(parts) >= MOST_PARTS:
-        # The whole replaces the first part, in one write; the others are then covered
-        # by it, whether or not they are ever deleted.
-        fs.pipe_file(_part(name, 0), read_bytes(path))
-        for offset, _ in reversed(parts[1:]):
-            fs.rm_file(_part(name, offset))
-        fs.rm_file(_part(name, end))
+    if len(parts) < MOST_PARTS:
+        return
+    live.append((end, len(data)))
+    total = end + len(data)
+    first = next((at for at, size in live if size <= total - at - size), end)
+    # One write replaces a part by itself and all after it; these are then covered,
+    # whether or not they are ever deleted.
+    merged = b"".join(fs.cat_file(_part(name, at)) for at, _ in live if at >= first)
+    fs.pipe_file(_part(name, first), merged)
+    keep = {at for at, _ in live if at <= first}
+    for offset in sorted({at for at, _ in [*parts, *live]} - keep, reverse=True):
+        fs.rm_file(_part(name, offset))
 
 
 @_reached
@@ -187,10 +190,8 @@ def truncate(path: str, size: int) -> None:
     for offset, _ in reversed(parts):
         if offset >= max(size, 1):
             fs.rm_file(_part(name, offset))
-    parts = [(offset, n) for offset, n in parts if offset < max(size, 1)]
-    end = 0
-    for offset, n in parts:
-        if offset == end and (end := offset + n) > size:
+    for offset, n in _in_order(parts):
+        if offset < size < offset + n or size == 0 == offset:
             fs.pipe_file(_part(name, offset), head[offset:])
 
 
@@ -242,6 +243,15 @@ def upload(path: str, to: str) -> None:
 
 def _part(name: str, offset: int) -> str:
     return f"{name}{PARTS}/{offset:015d}"
+
+
+def _in_order(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts that make up the file; one that begins earlier is in a merged part."""
+    end = 0
+    for offset, size in parts:
+        if offset == end:
+            yield offset, size
+            end += size
 
 
 def _parts(fs: Any, name: str) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """Files on object storage: the same calls as on a disk, on fsspec's in-memory store."""
 
+import math
 import random
 import uuid
 
@@ -53,6 +54,29 @@ def test_many_parts_are_merged(bucket):
     assert store.read_text(path).split() == lines
     fs, name = objects._open(path)
     assert len(objects._parts(fs, name)) <= objects.MOST_PARTS + 1
+
+
+def test_a_growing_file_costs_no_more_than_n_log_n(bucket, monkeypatch):
+    path, line, n = store.join(bucket, "log"), "x" * 99, 3000
+    fs, name = objects._open(path)
+    real, written = type(fs).pipe_file, []
+    counted = lambda fs, to, data, **m: (written.append(len(data)), real(fs, to, data))
+    monkeypatch.setattr(type(fs), "pipe_file", counted)
+    for _ in range(n):
+        store.append_lines(path, [line])
+    assert sum(written) < 100 * n * math.log2(n) / 2  # once more whole each: 24 times n
+    assert store.read_text(path) == f"{line}\n" * n
+
+
+def test_covered_parts_that_a_kill_left_are_deleted_later(bucket):
+    path = store.join(bucket, "log")
+    fs, name = objects._open(path)
+    store.append_lines(path, ["x" * 999])
+    for at in range(1, 1 + objects.MOST_PARTS):
+        fs.pipe_file(objects._part(name, at), b"old")
+    store.append_lines(path, ["new"])
+    assert store.read_text(path) == "x" * 999 + "\nnew\n"
+    assert len(objects._parts(fs, name)) == 2
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 1000])
