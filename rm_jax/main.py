@@ -1,16 +1,14 @@
 """The command line: `rm-jax VERB`. Each verb imports what it needs when it runs."""
 
-import argparse
-import ast
 import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from rm_jax import objects, store
+from rm_jax import arguments, store
 
 USAGE = """\
 rm-jax: train, evaluate and look into reward models.
@@ -28,30 +26,15 @@ rm-jax: train, evaluate and look into reward models.
 SPEC is format:path-or-hub-id[@revision][#split]; `rm-jax VERB --help` says more.
 RM_JAX_TRACEBACK=1 in the environment shows where an error came from."""
 
-OVERRIDE = "--config."
-MOST = 2**31 - 1  # of a number on the command line
-
-
-class UsageError(ValueError):
-    """A command line that cannot be understood."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UsageError, one line, where argparse would print its usage and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises the message, and says where to read more."""
-        raise UsageError(f"{message}; {self.prog} --help says more")
-
 
 def entry() -> None:
     """Runs `rm-jax`; an error is one line on stderr and exit code 1."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not os.environ.get("RM_JAX_TRACEBACK"):
         _quiet()
-    arguments = sys.argv[1:]
+    words = sys.argv[1:]
     try:
-        code = run(arguments)
+        code = run(words)
     except KeyboardInterrupt:
         print("rm-jax: interrupted; a run goes on from its last save", file=sys.stderr)
         code = 130
@@ -99,41 +82,45 @@ def _quiet() -> None:
     sys.unraisablehook = lambda e: None if str(e.exc_value) == closed else show(e)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(words: Sequence[str]) -> int:
     """Runs a command line and returns its exit code.
 
     Args:
-      arguments: the verb and what follows it.
+      words: the verb and what follows it.
 
     Raises:
       UsageError: they cannot be understood; other errors are those of the verb.
     """
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
-        return 0 if arguments else 2
-    verb, rest = arguments[0], list(arguments[1:])
+        return 0 if words else 2
+    verb, rest = words[0], list(words[1:])
     if verb == "data" and rest and not rest[0].startswith("-"):
         verb, rest = f"data {rest[0]}", rest[1:]
     if verb not in VERBS:
-        raise UsageError(f"unknown command {verb!r}; known: {sorted(VERBS)}")
+        raise arguments.UsageError(f"unknown command {verb!r}; known: {sorted(VERBS)}")
     return VERBS[verb](rest) or 0
 
 
-def _train(arguments: list[str]) -> int:
-    arguments, knobs = _take_knobs(arguments)
-    parser = _parser("train", "Train a model, or continue a run where it stopped.")
+def _train(words: list[str]) -> int:
+    words, knobs = arguments.take_knobs(words)
+    parser = arguments.parser(
+        "train", "Train a model, or continue a run where it stopped."
+    )
     parser.add_argument(
         "--config",
-        type=_path,
+        type=arguments.path,
         required=True,
         help="FILE.py[:ARG], rm_jax:NAME or a config.json",
     )
     parser.add_argument(
-        "--workdir", type=_path, required=True, help="the run directory"
+        "--workdir", type=arguments.path, required=True, help="the run directory"
     )
     parser.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
-    parser.add_argument("--processes", type=_count, default=0, help="of them")
-    parser.add_argument("--process", type=_count, default=-1, help="this one, from 0")
+    parser.add_argument("--processes", type=arguments.count, default=0, help="of them")
+    parser.add_argument(
+        "--process", type=arguments.count, default=-1, help="this one, from 0"
+    )
     parser.add_argument(
         "--distributed",
         action="store_true",
@@ -145,7 +132,7 @@ def _train(arguments: list[str]) -> int:
         help="the same examples in every step: the loss must go to 0",
     )
     parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(words)
     from rm_jax import config as config_module
 
     config = config_module.load(args.config)
@@ -161,41 +148,51 @@ def _train(arguments: list[str]) -> int:
     return 75 if done is None else 0  # EX_TEMPFAIL: stopped by a signal, run it again
 
 
-def _eval(arguments: list[str]) -> None:
-    parser = _parser("eval", "Evaluate a trained model on a data set.")
-    _add_checkpoint(parser)
-    _add_data(parser)
+def _eval(words: list[str]) -> None:
+    parser = arguments.parser("eval", "Evaluate a trained model on a data set.")
+    arguments.add_checkpoint(parser)
+    arguments.add_data(parser)
     parser.add_argument(
-        "--out", type=_path, required=True, help="a new directory for the results"
+        "--out",
+        type=arguments.path,
+        required=True,
+        help="a new directory for the results",
     )
     parser.add_argument(
-        "--limit", type=_count, default=0, help="first N records; 0 is all"
+        "--limit", type=arguments.count, default=0, help="first N records; 0 is all"
     )
-    args = parser.parse_args(arguments)
-    _check_new("--out", args.out)
+    args = parser.parse_args(words)
+    arguments.check_new("--out", args.out)
     from rm_jax.serve.evaluation import evaluate_run
 
     evaluate_run(
-        args.checkpoint, args.data, args.out, args.step, _columns(args), args.limit
+        args.checkpoint,
+        args.data,
+        args.out,
+        args.step,
+        arguments.columns(args),
+        args.limit,
     )
 
 
-def _score(arguments: list[str]) -> None:
-    parser = _parser("score", "Score the responses of records, one JSON object a line.")
-    _add_checkpoint(parser)
+def _score(words: list[str]) -> None:
+    parser = arguments.parser(
+        "score", "Score the responses of records, one JSON object a line."
+    )
+    arguments.add_checkpoint(parser)
     parser.add_argument(
         "--input",
-        type=_path,
+        type=arguments.path,
         required=True,
         help="lines {prompt, responses}, perhaps with an id; a response may be empty",
     )
     parser.add_argument(
-        "--output", type=_path, required=True, help="lines {id, scores}"
+        "--output", type=arguments.path, required=True, help="lines {id, scores}"
     )
-    args = parser.parse_args(arguments)
-    _check_new("--output", args.output, folder=False)
+    args = parser.parse_args(words)
+    arguments.check_new("--output", args.output, folder=False)
     if not store.exists(args.input) or store.is_dir(args.input):
-        raise UsageError(f"--input {args.input}: no such file")
+        raise arguments.UsageError(f"--input {args.input}: no such file")
     from rm_jax.data.sources import open_source
     from rm_jax.serve.scorer import load
 
@@ -212,28 +209,34 @@ def _score(arguments: list[str]) -> None:
                 f.write(line.encode())
 
 
-def _inspect(arguments: list[str]) -> None:
-    parser = _parser("inspect", "Show what a step computed: rows, mask, scores, loss.")
-    parser.add_argument("run", type=_path, help="the run directory")
-    parser.add_argument("--step", type=_count, required=True, help="the step, from 0")
-    parser.add_argument("--rows", type=_count, default=4, help="rows shown; 0 is all")
-    args = parser.parse_args(arguments)
+def _inspect(words: list[str]) -> None:
+    parser = arguments.parser(
+        "inspect", "Show what a step computed: rows, mask, scores, loss."
+    )
+    parser.add_argument("run", type=arguments.path, help="the run directory")
+    parser.add_argument(
+        "--step", type=arguments.count, required=True, help="the step, from 0"
+    )
+    parser.add_argument(
+        "--rows", type=arguments.count, default=4, help="rows shown; 0 is all"
+    )
+    args = parser.parse_args(words)
     from rm_jax.serve.inspection import inspect_step
 
     for line in inspect_step(args.run, args.step, args.rows):
         print(line)
 
 
-def _diff(arguments: list[str]) -> int:
-    parser = _parser("diff", "Say what differs between two runs.")
+def _diff(words: list[str]) -> int:
+    parser = arguments.parser("diff", "Say what differs between two runs.")
     for name, metavar, text in (
         ("a", "RUN_A", "a run directory, local or gs://"),
         ("b", "RUN_B", "another, or one of `rm-jax eval`"),
     ):
-        parser.add_argument(name, type=_path, metavar=metavar, help=text)
+        parser.add_argument(name, type=arguments.path, metavar=metavar, help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.epilog = "Exit code: 0 nothing differs, 3 something does, 1 an error."
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(words)
     from rm_jax.report.diff import diff, text_lines
     from rm_jax.writer import to_json
 
@@ -245,35 +248,41 @@ def _diff(arguments: list[str]) -> int:
     return 0 if found.same else 3
 
 
-def _prepare(arguments: list[str]) -> None:
-    parser = _parser("data prepare", "Write a source into a TFDS directory.")
-    _add_data(parser)
+def _prepare(words: list[str]) -> None:
+    parser = arguments.parser("data prepare", "Write a source into a TFDS directory.")
+    arguments.add_data(parser)
     parser.add_argument(
-        "--out", type=_path, required=True, help="folder of TFDS data sets"
+        "--out", type=arguments.path, required=True, help="folder of TFDS data sets"
     )
     parser.add_argument("--name", default="preferences", help="of the data set")
     parser.add_argument("--splits", default="train,valid,test", help="comma-separated")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(words)
     from rm_jax.data.sources import prepare
 
     splits = [s for s in args.splits.split(",") if s]
     if not splits or len(set(splits)) < len(splits):
-        raise UsageError(f"--splits {args.splits!r}: want names, each once")
-    print(prepare(args.data, args.out, args.name, splits, columns=_columns(args)))
+        raise arguments.UsageError(f"--splits {args.splits!r}: want names, each once")
+    print(
+        prepare(args.data, args.out, args.name, splits, columns=arguments.columns(args))
+    )
 
 
-def _tokenizer(arguments: list[str]) -> None:
-    parser = _parser("data tokenizer", "Train a byte-level BPE on a source.")
-    _add_data(parser)
-    parser.add_argument("--vocab", type=_count, required=True, help="tokens in all")
-    parser.add_argument("--out", type=_path, required=True, help="a new folder")
-    args = parser.parse_args(arguments)
-    _check_new("--out", args.out)
+def _tokenizer(words: list[str]) -> None:
+    parser = arguments.parser("data tokenizer", "Train a byte-level BPE on a source.")
+    arguments.add_data(parser)
+    parser.add_argument(
+        "--vocab", type=arguments.count, required=True, help="tokens in all"
+    )
+    parser.add_argument(
+        "--out", type=arguments.path, required=True, help="a new folder"
+    )
+    args = parser.parse_args(words)
+    arguments.check_new("--out", args.out)
     from rm_jax.data.datasets import texts
     from rm_jax.data.sources import open_source
     from rm_jax.data.tokenizers import save_tokenizer, train_bpe
 
-    source = open_source(args.data, columns=_columns(args))
+    source = open_source(args.data, columns=arguments.columns(args))
     tokenizer = train_bpe(texts(source.records()), args.vocab)
     if os.path.isdir(args.out):  # empty
         os.rmdir(args.out)
@@ -282,22 +291,22 @@ def _tokenizer(arguments: list[str]) -> None:
     print(f"{args.out}: use it with --config.contract.tokenizer={args.out}")
 
 
-def _audit(arguments: list[str]) -> None:
-    parser = _parser("data audit", "Count what should not be trained on.")
-    _add_data(parser)
-    args = parser.parse_args(arguments)
+def _audit(words: list[str]) -> None:
+    parser = arguments.parser("data audit", "Count what should not be trained on.")
+    arguments.add_data(parser)
+    args = parser.parse_args(words)
     from rm_jax.data.audit import DEFAULT_POLICY, audit
     from rm_jax.data.sources import open_source
 
-    source = open_source(args.data, columns=_columns(args))
+    source = open_source(args.data, columns=arguments.columns(args))
     for line in audit(source.records, DEFAULT_POLICY).report.lines():
         print(line)
 
 
-def _presets(arguments: list[str]) -> None:
-    _parser("data presets", "List the data sets that preset:NAME opens.").parse_args(
-        arguments
-    )
+def _presets(words: list[str]) -> None:
+    arguments.parser(
+        "data presets", "List the data sets that preset:NAME opens."
+    ).parse_args(words)
     from rm_jax.data.presets import preset_lines
 
     for line in preset_lines():
@@ -315,120 +324,6 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
     "data audit": _audit,
     "data presets": _presets,
 }
-
-
-def _parser(verb: str, text: str) -> Parser:
-    return Parser(prog=f"rm-jax {verb}", description=text, allow_abbrev=False)
-
-
-def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", type=_path, required=True, help="a run directory"
-    )
-    parser.add_argument(
-        "--step", type=_step, help="of the checkpoint, or best; default the last"
-    )
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=_spec,
-        required=True,
-        help="SPEC: format:path-or-hub-id[@revision][#split]",
-    )
-    parser.add_argument(
-        "--columns", default="", help='field -> column, e.g. {"prompt": "question"}'
-    )
-
-
-def _path(text: str) -> str:
-    """A path of the command line; `~` is the home folder, which no shell has put."""
-    if not text:
-        raise argparse.ArgumentTypeError("'': want a path")
-    try:
-        objects.check_url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return os.path.expanduser(text)
-
-
-def _spec(text: str) -> str:
-    form, colon, path = text.partition(":")
-    return f"{form}{colon}{os.path.expanduser(path)}"
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or len(text) > 10 or int(text) > MOST:
-        why = f"{text[:20]!r}: want a whole number, 0 or more, at most {MOST}"
-        raise argparse.ArgumentTypeError(why)
-    return int(text)
-
-
-def _step(text: str) -> int | str:
-    try:
-        return text if text == "best" else _count(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or best") from None
-
-
-def _take_knobs(
-    arguments: Sequence[str],
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """The other arguments, and (key, value) of every --config.KEY."""
-    others, knobs = [], []
-    words = iter(arguments)
-    for word in words:
-        if not word.startswith(OVERRIDE):
-            others.append(word)
-            continue
-        key, equals, value = word.removeprefix(OVERRIDE).partition("=")
-        if not equals:
-            value = next(words, "--")
-        if not key or (not equals and value.startswith("--")):
-            raise UsageError(f"{word}: no value: want {OVERRIDE}{key or 'KEY'}=VALUE")
-        knobs.append((key, value))
-    return others, knobs
-
-
-def _columns(args: argparse.Namespace) -> dict[str, str] | None:
-    if not args.columns:
-        return None
-    try:
-        found = ast.literal_eval(args.columns)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UsageError(f'--columns {args.columns!r:.200}: want {{"field": "column"}}')
-    return found
-
-
-def _check_new(flag: str, path: str, folder: bool = True) -> None:
-    """Refuses an output that is there, or that could not be written after the work.
-
-    Args:
-      flag: that names it.
-      path: of the output.
-      folder: it is a folder: it may be there, empty, and those above it are made.
-    """
-    if store.is_url(path):
-        if store.exists(path):
-            raise UsageError(f"{flag} {path} is there already: choose another name")
-        return
-    whole = os.path.abspath(path)
-    empty = folder and os.path.isdir(whole) and not os.listdir(whole)
-    if os.path.lexists(whole) and not empty:
-        raise UsageError(
-            f"{flag} {path or whole} is there already: choose another name"
-        )
-    above = whole if empty else os.path.dirname(whole)
-    while folder and not os.path.lexists(above):
-        above = os.path.dirname(above)
-    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"{flag} {path}: {above} is no folder that can be written to: make it, or "
-            "choose another"
-        )
 
 
 def _check_ids(path: str, name: str) -> None:

@@ -1,20 +1,8 @@
-"""Optimisers: what to step, how far, and which parameters.
-
-Parameters are a nested dict. A stack of scanned layers, "stack_J", has a leading axis
-over groups of P layers (P is the length of the layer pattern): index g is layer
-g P + J. Masks are (regex, factor) lists on the names that unrolled layers would have:
-
->>> import numpy as np
->>> parameter_names({"stack_1": {"q": {"kernel": np.zeros((2, 4, 4))}}}, n_pattern=3)
-{'stack_1/q/kernel': ('layers/1/q/kernel', 'layers/4/q/kernel')}
-
-so `layers/[0-7]/` with factor 0 freezes the eight lowest layers.
-"""
+"""Optimisers: what to step, how far, and (masks.py) which parameters."""
 
 import functools
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +13,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from rm_jax import masks
+
 Params = Mapping[str, Any]
-Multipliers = Sequence[Sequence[Any]]  # of (regex, factor)
 
 
 class Optimizer(NamedTuple):
@@ -106,8 +95,8 @@ def make_optimizer(
     eps: float,
     weight_decay: float,
     clip_norm: float,
-    lr_multipliers: Multipliers,
-    weight_decay_multipliers: Multipliers,
+    lr_multipliers: masks.Rules,
+    weight_decay_multipliers: masks.Rules,
 ) -> Optimizer:
     """The optimiser of a model's parameters.
 
@@ -152,9 +141,11 @@ def make_optimizer(
     # Off is an infinite norm, so that the program does not depend on the value.
     hparams["clip_norm"] = clip_norm or math.inf
     shapes = {path: leaf.shape for path, leaf in _flat(params).items()}
-    names = parameter_names(params, n_pattern)
-    lr = _factors("lr_multipliers", lr_multipliers, names, shapes)
-    wd = _factors("weight_decay_multipliers", weight_decay_multipliers, names, shapes)
+    names = masks.parameter_names(shapes, n_pattern)
+    lr = masks.factors("lr_multipliers", lr_multipliers, names, shapes)
+    wd = masks.factors(
+        "weight_decay_multipliers", weight_decay_multipliers, names, shapes
+    )
     if not any(np.any(a) for a in lr.values()):
         raise ValueError("optim.lr_multipliers freezes everything: nothing to train")
     factor = functools.partial(
@@ -172,35 +163,6 @@ def make_optimizer(
         init=lambda trainable: _transform(plan, hparams).init(trainable),
         update=functools.partial(_update, plan),
     )
-
-
-def parameter_names(params: Params, n_pattern: int) -> dict[str, tuple[str, ...]]:
-    """Path of each leaf -> its names with one name a layer: what the masks match.
-
-    A leaf under "stack_J" has a name for each index of its leading axis, under
-    "layers/(g n_pattern + J)"; one under "layer_I" has one, under "layers/I"; any other
-    is named by its path.
-
-    Args:
-      params: nested dict of arrays or of their shapes.
-      n_pattern: layers in a group of the scanned stacks.
-
-    Raises:
-      ValueError: two leaves get the same name, or a stack is beyond the pattern.
-    """
-    names = {
-        path: _layer_names(path, leaf.shape, n_pattern)
-        for path, leaf in _flat(params).items()
-    }
-    owner: dict[str, str] = {}
-    for path, own in names.items():
-        for n in own:
-            if owner.setdefault(n, path) != path:
-                raise ValueError(
-                    f"{owner[n]} and {path} are both {n}: is n_pattern = {n_pattern} "
-                    "the model's?"
-                )
-    return names
 
 
 def merge(trainable: Params, frozen: Params) -> dict:
@@ -317,7 +279,7 @@ def _layer_by_layer(tx: optax.GradientTransformation) -> optax.GradientTransform
 
     def parts(tree: Params) -> dict[str, dict]:
         flat = _flat(tree)
-        stacked = {p: v for p, v in flat.items() if _stack(p)}
+        stacked = {p: v for p, v in flat.items() if masks.in_stack(p)}
         rest = {p: v for p, v in flat.items() if p not in stacked}
         both = {"stacks": _nested(stacked), "rest": _nested(rest)}
         return {k: v for k, v in both.items() if v}
@@ -334,73 +296,6 @@ def _layer_by_layer(tx: optax.GradientTransformation) -> optax.GradientTransform
         return direction, {k: new for k, (_, new) in out.items()}
 
     return optax.GradientTransformation(init, update)
-
-
-def _stack(path: str) -> re.Match | None:
-    return re.search(r"(?:^|(?<=/))stack_(\d+)/", path)
-
-
-def _layer_names(path: str, shape: tuple[int, ...], n_pattern: int) -> tuple[str, ...]:
-    found = _stack(path)
-    if not found:
-        return (re.sub(r"(^|/)layer_(\d+)/", r"\1layers/\2/", path),)
-    j = int(found[1])
-    if j >= n_pattern or not shape:
-        raise ValueError(
-            f"{path} {shape}: want a leading axis over groups, and stack numbers below "
-            f"n_pattern = {n_pattern}"
-        )
-    start, end = path[: found.start()], path[found.end() :]
-    return tuple(f"{start}layers/{g * n_pattern + j}/{end}" for g in range(shape[0]))
-
-
-def _factors(
-    key: str,
-    rules: Multipliers,
-    names: Mapping[str, tuple[str, ...]],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> dict[str, np.ndarray]:
-    """The factor of each leaf: [] where its layers agree, else [groups, 1, ...]."""
-    by_name = _match(f"optim.{key}", rules, [n for own in names.values() for n in own])
-    out = {}
-    for path, own in names.items():
-        values = np.asarray([by_name[n] for n in own], np.float32)
-        one_a_layer = values.reshape(-1, *(1,) * (len(shapes[path]) - 1))
-        agree = (values == values[0]).all()
-        out[path] = values[:1].reshape(()) if agree else one_a_layer
-    return out
-
-
-def _match(key: str, rules: Multipliers, names: Sequence[str]) -> dict[str, float]:
-    """The factor of the first pattern found in each name; each must decide one."""
-    out: dict[str, float] = {}
-    for pattern, factor in _checked(key, rules):
-        found = [n for n in names if re.search(pattern, n)]
-        new = [n for n in found if n not in out]
-        if not new:
-            why = "comes after others that take" if found else "matches none of"
-            raise ValueError(f"{key}: {pattern!r} {why} {(found or names)[:5]}")
-        out |= dict.fromkeys(new, factor)
-    left = [n for n in names if n not in out]
-    if left:
-        raise ValueError(
-            f"{key} does not cover {left[:10]} ({len(left)} in all): end the list with "
-            "('.*', 1.0)"
-        )
-    return out
-
-
-def _checked(key: str, rules: Multipliers) -> Multipliers:
-    for rule in rules:
-        try:
-            pattern, factor = rule
-            re.compile(pattern)
-            ok = math.isfinite(factor) and factor >= 0
-        except (TypeError, ValueError, re.error):
-            ok = False
-        if not ok:
-            raise ValueError(f"{key}: {rule!r} is not a pair of (regex, factor >= 0)")
-    return rules
 
 
 _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {

@@ -14,8 +14,8 @@ import urllib.request
 import pytest
 
 import rm_jax
+from rm_jax import arguments, main, store
 from rm_jax import config as config_module
-from rm_jax import main, store
 from rm_jax.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
@@ -180,7 +180,7 @@ def test_eval_score_and_report_by_url(runs, bucket, capsys):
     assert main.run(command) == 0
     assert "n = 3 pairs" in capsys.readouterr()[0]
     assert store.exists(f"{out}/report.html")
-    with pytest.raises(main.UsageError, match="is there already"):
+    with pytest.raises(arguments.UsageError, match="is there already"):
         main.run(command)
 
 

@@ -11,9 +11,18 @@ import pytest
 # neighbour in its layer: so any of them can be read, tested and replaced alone.
 LAYERS = (
     ("types", "objects", "schemas", "seal"),
-    ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
+    (
+        "store",
+        "eventfile",
+        "limits",
+        "digest",
+        "backend",
+        "sharding",
+        "progress",
+        "masks",
+    ),
     ("cluster", "compiles", "sinks"),
-    ("config", "manifest", "writer", "goodput"),
+    ("config", "manifest", "writer", "goodput", "arguments"),
     ("data", "models", "losses", "optim", "profiler"),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
     ("step", "checkpoint", "report", "rundir", "provenance"),

@@ -15,6 +15,7 @@ import pytest
 from absl import logging
 
 from rm_jax import losses, main, sharding
+from rm_jax.arguments import UsageError
 
 train_module = importlib.import_module("rm_jax.train")
 REAL_MESH = sharding.make_mesh
@@ -721,7 +722,7 @@ def test_an_interrupt_is_one_line_and_the_end():
 def test_a_traceback_on_request(rm_jax, monkeypatch):
     monkeypatch.setenv("RM_JAX_TRACEBACK", "1")
     monkeypatch.setattr(sys, "argv", ["rm-jax", "trian"])
-    with pytest.raises(main.UsageError, match="trian"):
+    with pytest.raises(UsageError, match="trian"):
         main.entry()
 
 

@@ -13,7 +13,6 @@ from rm_jax.optim import (
     ema_update,
     make_optimizer,
     merge,
-    parameter_names,
     schedule_factor,
 )
 
@@ -262,36 +261,6 @@ def test_members_may_differ_in_every_number():
         h = jax.tree.map(lambda a, m=m: a[m], both)
         want, _, _ = tx.update(grads, tx.init(params), params, h, 0)
         assert_close(jax.tree.map(lambda a, m=m: a[m], got), want)
-
-
-def test_names_have_one_entry_a_layer():
-    names = parameter_names(make_params(), n_pattern=2)
-    assert names == {
-        "embed/embedding": ("embed/embedding",),
-        "stack_0/q/kernel": tuple(f"layers/{i}/q/kernel" for i in (0, 2, 4)),
-        "stack_0/norm/scale": tuple(f"layers/{i}/norm/scale" for i in (0, 2, 4)),
-        "stack_1/q/kernel": tuple(f"layers/{i}/q/kernel" for i in (1, 3, 5)),
-        "stack_1/norm/scale": tuple(f"layers/{i}/norm/scale" for i in (1, 3, 5)),
-        "layer_6/q/kernel": ("layers/6/q/kernel",),
-        "head/kernel": ("head/kernel",),
-    }
-
-
-def test_names_under_a_prefix_and_from_shapes():
-    shape = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-    names = parameter_names(
-        {"trunk": {"stack_0": {"w": shape}, "layer_2": {"w": shape}}}, 1
-    )
-    assert names["trunk/stack_0/w"] == ("trunk/layers/0/w", "trunk/layers/1/w")
-    assert names["trunk/layer_2/w"] == ("trunk/layers/2/w",)
-
-
-@pytest.mark.parametrize("n_pattern", [1, 4])
-def test_a_wrong_pattern_length_is_noticed(n_pattern):
-    params = make_params()
-    params["layer_4"] = params["layer_6"]
-    with pytest.raises(ValueError, match="n_pattern"):
-        parameter_names(params, n_pattern)
 
 
 def bits(tree):

@@ -1,0 +1,143 @@
+"""The parts of a command line, each checked before any work."""
+
+import argparse
+import ast
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rm_jax import objects, store
+
+OVERRIDE = "--config."
+MOST = 2**31 - 1  # of a number on the command line
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError, one line, where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the message, and says where to read more."""
+        raise UsageError(f"{message}; {self.prog} --help says more")
+
+
+def parser(verb: str, text: str) -> Parser:
+    """Of `rm-jax VERB`; a flag must be written out."""
+    return Parser(prog=f"rm-jax {verb}", description=text, allow_abbrev=False)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint and --step: a trained model."""
+    parser.add_argument(
+        "--checkpoint", type=path, required=True, help="a run directory"
+    )
+    parser.add_argument(
+        "--step", type=_step, help="of the checkpoint, or best; default the last"
+    )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """--data and --columns: a data source."""
+    parser.add_argument(
+        "--data",
+        type=_spec,
+        required=True,
+        help="SPEC: format:path-or-hub-id[@revision][#split]",
+    )
+    parser.add_argument(
+        "--columns", default="", help='field -> column, e.g. {"prompt": "question"}'
+    )
+
+
+def path(text: str) -> str:
+    """A path; `~` is the home folder, where no shell has put it."""
+    if not text:
+        raise argparse.ArgumentTypeError("'': want a path")
+    try:
+        objects.check_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return os.path.expanduser(text)
+
+
+def _spec(text: str) -> str:
+    form, colon, path = text.partition(":")
+    return f"{form}{colon}{os.path.expanduser(path)}"
+
+
+def count(text: str) -> int:
+    """A whole number from 0 to MOST."""
+    if not text.isdecimal() or len(text) > 10 or int(text) > MOST:
+        why = f"{text[:20]!r}: want a whole number, 0 or more, at most {MOST}"
+        raise argparse.ArgumentTypeError(why)
+    return int(text)
+
+
+def _step(text: str) -> int | str:
+    try:
+        return text if text == "best" else count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or best") from None
+
+
+def take_knobs(
+    arguments: Sequence[str],
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The other arguments, and (key, value) of every --config.KEY."""
+    others, knobs = [], []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith(OVERRIDE):
+            others.append(word)
+            continue
+        key, equals, value = word.removeprefix(OVERRIDE).partition("=")
+        if not equals:
+            value = next(words, "--")
+        if not key or (not equals and value.startswith("--")):
+            raise UsageError(f"{word}: no value: want {OVERRIDE}{key or 'KEY'}=VALUE")
+        knobs.append((key, value))
+    return others, knobs
+
+
+def columns(args: argparse.Namespace) -> dict[str, str] | None:
+    """The map of --columns; None where it was not given."""
+    if not args.columns:
+        return None
+    try:
+        found = ast.literal_eval(args.columns)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f'--columns {args.columns!r:.200}: want {{"field": "column"}}')
+    return found
+
+
+def check_new(flag: str, path: str, folder: bool = True) -> None:
+    """Refuses an output that is there, or that could not be written after the work.
+
+    Args:
+      flag: that names it.
+      path: of the output.
+      folder: it is a folder: it may be there, empty, and those above it are made.
+    """
+    if store.is_url(path):
+        if store.exists(path):
+            raise UsageError(f"{flag} {path} is there already: choose another name")
+        return
+    whole = os.path.abspath(path)
+    empty = folder and os.path.isdir(whole) and not os.listdir(whole)
+    if os.path.lexists(whole) and not empty:
+        raise UsageError(
+            f"{flag} {path or whole} is there already: choose another name"
+        )
+    above = whole if empty else os.path.dirname(whole)
+    while folder and not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{flag} {path}: {above} is no folder that can be written to: make it, or "
+            "choose another"
+        )
