@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,12 +24,21 @@ class Profiler(contextlib.AbstractContextManager):
       workdir: the run directory; for a URL the trace is made here and then copied.
       total: steps of the whole run.
       active: False on every process but the first.
+      say: prints a line: a trace that cannot be written is said, and the run goes on.
 
     Raises:
       ConfigError: the run ends before STOP, or a file is in the way of the trace.
     """
 
-    def __init__(self, span: str, workdir: str, total: int, active: bool = True):
+    def __init__(
+        self,
+        span: str,
+        workdir: str,
+        total: int,
+        active: bool = True,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self._say = say
         self._span = parse_span(span) if active else range(0)
         if span and parse_span(span).stop > total:
             raise ConfigError(
@@ -47,7 +57,8 @@ class Profiler(contextlib.AbstractContextManager):
         if not self._local and step in self._span:
             url = store.is_url(self._folder)
             self._local = tempfile.mkdtemp(prefix="rm_jax.") if url else self._folder
-            jax.profiler.start_trace(self._local)
+            with self._warned():
+                jax.profiler.start_trace(self._local)
         elif self._local and step not in self._span:
             jax.block_until_ready(state)  # else the last steps are not in it yet
             self._end()
@@ -58,7 +69,19 @@ class Profiler(contextlib.AbstractContextManager):
 
     def _end(self) -> None:
         local, self._local, self._span = self._local, "", range(0)
-        jax.profiler.stop_trace()
+        with self._warned():
+            jax.profiler.stop_trace()
+            if local != self._folder:
+                store.upload(local, self._folder)
         if local != self._folder:
-            store.upload(local, self._folder)
             shutil.rmtree(local, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _warned(self) -> Iterator[None]:
+        """Says why there is no trace; there will be none in this process any more."""
+        try:
+            yield
+        except Exception as error:
+            self._local, self._span = "", range(0)
+            why = " ".join(str(error).split())
+            self._say(f"WARNING no trace in {self._folder}: {why:.300}")

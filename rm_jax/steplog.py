@@ -69,6 +69,10 @@ class StepLog:
         self._watch_compiles(step, batch)
         self.flush()
         self.pending = (step, values, batch)
+        if step == self.start + 1:  # the only one that the host waits for at once
+            jax.block_until_ready(values)
+            seconds, compiling = self.ledger.since_start()
+            self.once = {"time_to_first_step": seconds, "compiling_before": compiling}
 
     def flush(self) -> None:
         """Waits for the newest step and takes its numbers."""
@@ -84,9 +88,6 @@ class StepLog:
             self.whole[name] += getattr(batch, name)
         self.done["flops"] += self.flops(batch)
         self.done["chunks"] += len(batch.chunks)
-        if step == self.start + 1:  # done for sure, and the next one dispatched
-            seconds, compiling = self.ledger.since_start()
-            self.once = {"time_to_first_step": seconds, "compiling_before": compiling}
         if step % self.every == 0:
             self._write(step, values)
         _refuse(self.config, step, values, self.total)

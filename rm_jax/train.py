@@ -103,7 +103,7 @@ def train(
     say = lambda line: print(line, file=stream, flush=True) if first else None
     with contextlib.ExitStack() as stack:
         built = build(config, workdir, losses, regularizers, say)
-        profiler = Profiler(config.train.profile, workdir, built.total, first)
+        profiler = Profiler(config.train.profile, workdir, built.total, first, say)
         stop = stack.enter_context(cluster.signals())  # until here Ctrl-C just ends it
         if continued:
             check_same(workdir, built)

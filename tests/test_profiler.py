@@ -77,3 +77,16 @@ def test_a_trace_appears(make, tmp_path):
     assert file.stat().st_size > 1000
     train(make(**NO_EVAL, train__duration="3 steps"), tmp_path / "off")
     assert not (tmp_path / "off" / "profile").exists()
+
+
+@pytest.mark.parametrize("name", ["start_trace", "stop_trace"])
+def test_a_trace_that_fails_is_said_and_tried_no_more(traced, monkeypatch, name):
+    def fails(*_):
+        raise RuntimeError("disk\n full")
+
+    monkeypatch.setattr(jax.profiler, name, fails)
+    said = []
+    with Profiler("1:3", "run", 9, say=said.append) as profiler:
+        for step in range(5):
+            profiler.turn(step, jnp.zeros(()))
+    assert said == ["WARNING no trace in run/profile: disk full"]

@@ -14,7 +14,7 @@ from rm_jax.checkpoint import Checkpoints
 from rm_jax.manifest import nested
 
 FILES = ("metrics.jsonl", "evals.json", "config.json", "contract.json", "arch.json")
-FOLDERS = ("predictions", "tokenizer")
+FOLDERS = ("predictions", "tokenizer", "example_losses")
 # Names of files that only exist while another is written.
 SCRATCH = re.compile(
     r"(^|/)\.|\.tmp(/|$)|\.orbax-checkpoint-tmp|\.saving(/|$)|\.deleted(/|$)|\.__lock"

@@ -43,20 +43,25 @@ KNOBS = {
     "data.train": "world:#train",
     "data.eval": "{{'valid': 'jsonl:{data}/valid.jsonl'}}",
 }
-# What the plain run has not: a trained tokenizer, a mixture, TensorBoard, the report.
+# What the plain run has not: a trained tokenizer, a mixture, TensorBoard, the report,
+# the losses of the examples.
 EXTRAS = {
     "train.duration": "14 steps",
     "train.eval_every": "7 steps",
     "train.save_every": "7 steps",
     "train.report": True,
     "train.tensorboard": True,
+    "train.example_losses": True,
     "contract.tokenizer": "bpe:300",
     "data.train": "{{'a': {{'spec': 'jsonl:{data}/train.jsonl', 'weight': 1.0}},"
     " 'b': {{'spec': 'jsonl:{data}/valid.jsonl', 'weight': 0.5}}}}",
 }
 VARIANTS = {"plain": {}, "extras": EXTRAS}
 # Points of a variant that are swept: what the plain run has as well is left out.
-ONLY = {"plain": "", "extras": "/tokenizers|/tensorboard|/report|/JOINED"}
+ONLY = {
+    "plain": "",
+    "extras": "/tokenizers|/tensorboard|/report|/example_losses|/JOINED",
+}
 ERRORS = {"eio": errno.EIO, "full": errno.ENOSPC, "read_only": errno.EROFS}
 ACTIONS = {
     "eio": "once",
