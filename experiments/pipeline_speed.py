@@ -3,7 +3,11 @@
     python experiments/pipeline_speed.py --config configs/hh.py:tiny \\
         --config.data.train=hh:helpful-base.test.jsonl.gz --plan 1000000
 
-Each part runs in a process of its own, on one core:
+    python experiments/pipeline_speed.py --config configs/quickstart.py \\
+        --parts prepare,train --sizes 10000,1000000 --config.train.duration="60 steps"
+
+The second command runs its parts with so many pairs of the synthetic world each, and
+says how memory grows. Each part runs in a process of its own, on one core:
 
   prepare  reads, audits and tokenises every set of the config into an empty cache
   batches  makes the arrays of training steps: choice, layout, tokens, labels
@@ -41,6 +45,7 @@ EXPECTED = {
     "batches": {"tokens_per_cpu_s": (">=", 500_000)},
     "plan": {"wall_s": ("<=", 30), "peak_mb": ("<=", 2000)},
 }
+GROWTH = 1.1  # of anon_mb, from the smallest of --sizes to the largest
 PARTS = ("prepare", "batches", "plan", "train")
 BLOCK = 65_536  # examples written at a time
 
@@ -55,13 +60,14 @@ def main() -> None:
     parts = args.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         raise ValueError(f"unknown parts {sorted(unknown)}; known: {PARTS}")
-    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
-        found = {part: _in_process(part, folder) for part in parts}
-    print(json.dumps(found, indent=1))
+    sizes = [int(n) for n in args.sizes.split(",") if n]
+    found = [_run(args.scratch, parts, n) for n in sizes or [None]]
     for part, name, sign, limit in _bounds(parts):
-        got = found[part][name]
-        ok = got <= limit if sign == "<=" else got >= limit
-        print(f"{part} {name}: {got:.4g}, want {sign} {limit}: {'yes' if ok else 'NO'}")
+        for each in found:
+            _judge(f"{part} {name}", each[part][name], sign, limit)
+    for part in parts if sizes[1:] else ():
+        first, *_, last = (each[part]["anon_mb"] for each in found)
+        _judge(f"{part} anon_mb, {sizes[-1]} : {sizes[0]}", last / first, "<=", GROWTH)
 
 
 class Meter:
@@ -200,9 +206,23 @@ def _blocks(n: int) -> Iterator[int]:
         yield min(BLOCK, n - first)
 
 
-def _in_process(part: str, folder: str) -> dict[str, Any]:
+def _run(scratch: str | None, parts: Sequence[str], size: int | None) -> dict[str, Any]:
+    """Runs the parts, prints what each found."""
+    knobs = [] if size is None else [f"--config.data.world.train={size}"]
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        found = {part: _in_process(part, folder, knobs) for part in parts}
+    print(json.dumps(({"pairs": size} if size else {}) | found, indent=1), flush=True)
+    return found
+
+
+def _judge(what: str, got: float, sign: str, limit: float) -> None:
+    ok = got <= limit if sign == "<=" else got >= limit
+    print(f"{what}: {got:.4g}, want {sign} {limit}: {'yes' if ok else 'NO'}")
+
+
+def _in_process(part: str, folder: str, knobs: Sequence[str]) -> dict[str, Any]:
     """Runs a part in a new process on one core; all share the folder."""
-    argv = [*sys.argv, "--part", part, "--scratch", folder]
+    argv = [*sys.argv, *knobs, "--part", part, "--scratch", folder]
     argv += ["--planned", f"{folder}/planned"]
     if not any(a.startswith("--config.data.cache_dir") for a in argv):
         argv.append(f"--config.data.cache_dir={folder}/cache")
@@ -261,6 +281,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help="FILE.py[:ARG] or rm_jax:NAME")
     parser.add_argument(
         "--parts", default="prepare,batches,plan", help=", ".join(PARTS)
+    )
+    parser.add_argument(
+        "--sizes", default="", help="comma-separated: pairs to run with"
     )
     parser.add_argument("--plan", type=int, default=1_000_000, help="examples to plan")
     parser.add_argument("--steps", type=int, default=100, help="batches to make")

@@ -54,7 +54,7 @@ def third_party(nodes) -> set[str]:
     return {normal(NAMES.get(name, name)) for name in found - ours}
 
 
-SINKS = ("wandb", "trackio")  # where they are absent, their tests skip
+SINKS = ("wandb", "trackio")
 
 
 def test_imports_are_declared(root, project):
