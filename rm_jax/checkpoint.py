@@ -254,7 +254,8 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         finished = {str(step) for step in self.steps()}
         if not cluster.first():
             return
-        for name in store.listdir(self.directory) if store.exists(directory) else ():
+        found = store.listdir(self.directory) if store.exists(self.directory) else ()
+        for name in found:
             started = re.fullmatch(r"\d+", name) and name not in finished
             left = backend.UNFINISHED in name or name.endswith(
                 (_DELETED, arrayfiles.SAVING)
