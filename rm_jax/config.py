@@ -13,6 +13,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -105,7 +106,11 @@ def _from_python(path: str, arg: str) -> ConfigDict:
 
 
 def _from_json(path: str) -> ConfigDict:
-    """The base config with a JSON file's values: types as in base (tuples, floats)."""
+    """The base config with a JSON file's values: types as in base (tuples, floats).
+
+    A knob that the file lacks, as one of an earlier rm_jax may, has today's default; a
+    line on stderr says so.
+    """
     text, config = store.read_text(path), load("rm_jax:base")
     with _named(path):
         values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
@@ -117,11 +122,23 @@ def _from_json(path: str) -> ConfigDict:
         values = seal.opened(values)
         values = flatten(values)
         for name in OPEN:  # what the file leaves out of such a section is not in it
-            if any(f"{key}.".startswith(f"{name}.") for key in values):
+            if any(_below(key, name) for key in values):
                 _assign(config, name, ConfigDict(), _plain)
+        if lacking := _lacking(config, values):
+            print(f"{path} lacks knobs; taken: {', '.join(lacking)}", file=sys.stderr)
         for key, value in values.items():
             _assign(config, key, value, _plain)
     return config
+
+
+def _lacking(config: ConfigDict, values: Mapping[str, Any]) -> list[str]:
+    """What of the base config a file's values leave as it is, "key = value"."""
+    given = {name for name in OPEN for key in values if _below(key, name)}
+    return [
+        f"config.{key} = {value!r}"
+        for key, value in flatten(config.to_dict()).items()
+        if key not in values and not any(_below(key, name) for name in given)
+    ]
 
 
 @contextlib.contextmanager
@@ -212,7 +229,12 @@ def _assign(
 
 
 def _is_open(path: str) -> bool:
-    return any(path == o or path.startswith(f"{o}.") for o in OPEN)
+    return any(_below(path, name) for name in OPEN)
+
+
+def _below(key: str, name: str) -> bool:
+    """Whether a key is a section, or in it."""
+    return key == name or key.startswith(f"{name}.")
 
 
 def _unknown(key: str, config: ConfigDict) -> ConfigError:

@@ -1,6 +1,7 @@
 """Configs: where they come from, what an override may say, what is refused and how."""
 
 import json
+import re
 
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -171,6 +172,28 @@ def test_json_takes_no_argument(tmp_path):
         load(f"{tmp_path}/c.json:tiny")
 
 
+@pytest.mark.parametrize("key", ["train.too_good", "data.eval", "data.columns"])
+def test_one_knob_that_a_file_lacks_is_said(base, tmp_path, capsys, key):
+    values = base.to_dict()
+    section, _, last = key.rpartition(".")
+    default = values[section].pop(last)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert load(str(tmp_path)).to_dict() == base.to_dict()
+    taken = config.flatten({section: {last: default}})
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/config.json lacks knobs; taken: "
+        + ", ".join(f"config.{k} = {v!r}" for k, v in taken.items())
+        + "\n"
+    )
+
+
+def test_a_file_that_lacks_none_is_read_in_silence(base, tmp_path, capsys):
+    base.data.eval, base.data.train = ConfigDict({"a": "world:#test"}), "world:"
+    (tmp_path / "config.json").write_text(rundir.config_text(base))
+    load(str(tmp_path))
+    assert capsys.readouterr().err == ""
+
+
 def test_json_round_trip_is_exact(base, tmp_path):
     # Everything that JSON or the defaults could bend: tuples, sections that lost keys,
     # sections that got some, numbers that look like text and text like numbers.
@@ -192,11 +215,18 @@ def test_json_round_trip_is_exact(base, tmp_path):
     assert rundir.config_text(validate(again)) == rundir.config_text(frozen)
 
 
-def test_json_may_leave_keys_out(tmp_path, base):
+def test_json_may_leave_keys_out_and_they_are_said(tmp_path, base, capsys):
     (tmp_path / "c.json").write_text(
         '{"batch": {"examples": 3}, "loss": {"name": "x"}}'
     )
     found = load(f"{tmp_path}/c.json")
+    head, _, taken = capsys.readouterr().err.partition("; taken: ")
+    assert head == f"{tmp_path}/c.json lacks knobs" and taken.count("\n") == 1
+    want = config.flatten(base.to_dict())
+    want = {k for k in want if k != "batch.examples" and not k.startswith("loss.")}
+    assert set(re.findall(r"config\.([\w.]+) = ", taken)) == want
+    assert "config.train.duration = '300 steps', " in taken
+    assert "config.data.eval.valid = '#valid', " in taken
     assert found.batch.examples == 3 and found.loss.to_dict() == {"name": "x"}
     assert found.model.to_dict() == base.model.to_dict()
 
@@ -335,7 +365,7 @@ def test_our_configs_are_valid(name):
         ({"optim.clip_norm": "-1"}, "config.optim.clip_norm = -1.0: must be 0 or more"),
         ({"batch.examples": 10**18}, "examples = 10+: must be above 0: .* to 16777216"),
         ({"batch.examples": 10**400}, "examples = a number of over 300 digits: must"),
-        ({"model.d_ff": 10**12}, "config.model.d_ff = 10+: : .* 1 to 4194304"),
+        ({"model.d_ff": 10**12}, "config.model.d_ff = 10+: .* 1 to 4194304"),
         ({"model.n_layers": 10**6}, "config.model.n_layers = 10+: .* 1 to 16384"),
         ({"train.keep_last": 2**31}, "keep_last = 2147483648: .* 1 to 2147483647"),
         (
