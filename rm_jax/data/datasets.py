@@ -25,6 +25,7 @@ from rm_jax.data.mixture import (
 )
 from rm_jax.data.order import Order, of_mixture, of_one
 from rm_jax.data.schema import Record, response_text
+from rm_jax.data.scratch import scratch_folder
 from rm_jax.data.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
 from rm_jax.limits import ConfigError
 
@@ -220,11 +221,16 @@ def make_tokenizer(
         every = itertools.chain.from_iterable(texts(s.records()) for s in train)
         trained = build_tokenizer(spec, texts=every)
         try:
-            with store.new_folder(os.fspath(folder)) as scratch:
-                save_tokenizer(trained, scratch)
-        except OSError:  # another process finished the same one first
-            if not folder.is_dir():
-                raise
+            with scratch_folder(folder) as scratch:
+                save_tokenizer(trained, os.fspath(scratch))
+                store.sync(os.fspath(scratch))
+                store.move(os.fspath(scratch), os.fspath(folder))
+        except OSError as error:
+            if not folder.is_dir():  # else another process finished the same one first
+                raise type(error)(
+                    f"{folder}: cannot write: {error.strerror or error}: set "
+                    "config.data.cache_dir to a folder that can, with room"
+                ) from error
     return load_tokenizer(folder)
 
 

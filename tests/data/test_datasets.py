@@ -74,7 +74,7 @@ def test_a_full_disk_is_an_error(train, monkeypatch):
         raise OSError(28, "No space left on device", "tokenizer.json")
 
     monkeypatch.setattr(datasets, "save_tokenizer", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left.*config.data.cache_dir"):
         train()
 
 
