@@ -13,6 +13,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from rm_jax import schemas, seal, store
 from rm_jax.limits import ConfigError, Duration, check, parse_duration
+from rm_jax.shares import check_train
 
 __all__ = [
     "ConfigError",
@@ -35,7 +37,7 @@ __all__ = [
 
 # Sections whose keys depend on a choice made in them; checked where they are read.
 MIXTURE = "data.train"  # text, or such a section
-_COLUMN = re.compile(r"data\.(?:train\.[^.]*\.)?columns\.(.*)")
+_COLUMN = re.compile(r"data\.columns\.(.*)")
 OPEN = ("data.eval", "data.columns", "data.world", "loss", "data.audit", MIXTURE)
 
 
@@ -104,7 +106,11 @@ def _from_python(path: str, arg: str) -> ConfigDict:
 
 
 def _from_json(path: str) -> ConfigDict:
-    """The base config with a JSON file's values: types as in base (tuples, floats)."""
+    """The base config with a JSON file's values: types as in base (tuples, floats).
+
+    A knob that the file lacks, as one of an earlier rm_jax may, has today's default; a
+    line on stderr says so.
+    """
     text, config = store.read_text(path), load("rm_jax:base")
     with _named(path):
         values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
@@ -116,11 +122,23 @@ def _from_json(path: str) -> ConfigDict:
         values = seal.opened(values)
         values = flatten(values)
         for name in OPEN:  # what the file leaves out of such a section is not in it
-            if any(f"{key}.".startswith(f"{name}.") for key in values):
+            if any(_below(key, name) for key in values):
                 _assign(config, name, ConfigDict(), _plain)
+        if lacking := _lacking(config, values):
+            print(f"{path} lacks knobs; taken: {', '.join(lacking)}", file=sys.stderr)
         for key, value in values.items():
             _assign(config, key, value, _plain)
     return config
+
+
+def _lacking(config: ConfigDict, values: Mapping[str, Any]) -> list[str]:
+    """What of the base config a file's values leave as it is, "key = value"."""
+    given = {name for name in OPEN for key in values if _below(key, name)}
+    return [
+        f"config.{key} = {value!r}"
+        for key, value in flatten(config.to_dict()).items()
+        if key not in values and not any(_below(key, name) for name in given)
+    ]
 
 
 @contextlib.contextmanager
@@ -153,6 +171,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in pairs:
         if key in found:
             raise ConfigError(f"the key {key!r} twice in one object: keep one of them")
+        if "." in key:
+            raise ConfigError(
+                f"the key {key!r} has a dot: want an object for each part"
+            )
         found[key] = value
     return found
 
@@ -182,7 +204,7 @@ def override(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def _assign(
-    config: ConfigDict, key: str, value: Any, read: Callable[[Any], Any]
+    config: ConfigDict, key: str, value: Any, read: Callable[[str, Any], Any]
 ) -> None:
     *parents, last = key.split(".")
     node = config
@@ -197,17 +219,22 @@ def _assign(
         raise _unknown(key, config)
     now = node.get(last)
     if key == MIXTURE:
-        node[last] = read(value)
+        node[last] = read(key, value)
         return
     if is_open and (now is None or isinstance(now, int | float)):
         with node.unlocked(), node.ignore_type():
-            node[last] = read(value)
+            node[last] = read(key, value)
         return
     node[last] = _as_type(key, value, now, read)
 
 
 def _is_open(path: str) -> bool:
-    return any(path == o or path.startswith(f"{o}.") for o in OPEN)
+    return any(_below(path, name) for name in OPEN)
+
+
+def _below(key: str, name: str) -> bool:
+    """Whether a key is a section, or in it."""
+    return key == name or key.startswith(f"{name}.")
 
 
 def _unknown(key: str, config: ConfigDict) -> ConfigError:
@@ -218,54 +245,58 @@ def _unknown(key: str, config: ConfigDict) -> ConfigError:
     )
 
 
-def _literal(value: Any) -> Any:
-    """What text says as a Python literal, else the text itself."""
-    if isinstance(value, str):
+def _literal(key: str, value: Any) -> Any:
+    """What text says: JSON of a mapping, another Python literal, else the text itself.
+
+    Raises:
+      ConfigError: it begins as a mapping and is not JSON; says where it breaks.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = _mapping(key, value)
+    elif isinstance(value, str):
         try:
-            tree = ast.parse(value.strip(), mode="eval")
-            _check_keys(tree)
-            value = ast.literal_eval(tree)
-        except ConfigError:
-            raise
+            value = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return value
-    return _plain(value)
+    return _plain(key, value)
 
 
-def _check_keys(tree: ast.AST) -> None:
-    """Refuses a mapping that has a key twice: Python would keep the last."""
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Dict):
-            continue
-        keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ConfigError(f"{key!r} is twice in one mapping: keep one")
+def _mapping(key: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        at = getattr(error, "pos", None)
+        near = (
+            "" if at is None else f', at {text[at : at + 20]!r}; want {{"name": ...}}'
+        )
+        raise ConfigError(
+            f"config.{key} = {text!r:.80}: {_why(error)}{near}"
+        ) from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(key: str, value: Any) -> Any:
     """Mappings as ConfigDict, lists as tuples, all the way down."""
     if isinstance(value, Mapping):
-        for k, v in value.items():
-            if not isinstance(k, str):
+        for name in value:
+            if not isinstance(name, str) or "." in name:
                 raise ConfigError(
-                    f"{{{k!r}: {v!r:.80}}}: want text in quotes as a name"
+                    f"config.{key} has a name {name!r:.80}: want text without a dot"
                 )
-        return ConfigDict({k: _plain(v) for k, v in value.items()})
+        return ConfigDict({k: _plain(f"{key}.{k}", v) for k, v in value.items()})
     if isinstance(value, list | tuple):
-        return tuple(_plain(v) for v in value)
+        return tuple(_plain(key, v) for v in value)
     return value
 
 
 def _as_type(
-    key: str, value: Any, now: Any, read: Callable[[Any], Any] = _plain
+    key: str, value: Any, now: Any, read: Callable[[str, Any], Any] = _plain
 ) -> Any:
     """`value` as the type of `now`: an int may stand for a float."""
     if isinstance(now, str):
         if not isinstance(value, str):
             raise ConfigError(f"config.{key} = {value!r}: want text like {now!r}")
         return value
-    new = read(value)
+    new = read(key, value)
     if isinstance(now, ConfigDict) and not isinstance(new, Mapping | ConfigDict):
         raise ConfigError(
             f"config.{key} = {value!r:.200}: this is a section of {sorted(now)}; set "
@@ -288,6 +319,10 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
       ConfigError: the first key that is missing, unknown, of the wrong type or out of
         range, with its value, the limit and what would do.
     """
+    if isinstance(config.data.train, dict):  # as a .py config may well write it
+        mixture = _plain(MIXTURE, config.data.train)
+        config = config.copy_and_resolve_references()
+        config.data.train = mixture
     base = flatten(load("rm_jax:base").to_dict())
     values = flatten(config.to_dict())
     for key in values:
@@ -309,7 +344,5 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
                 "column"
             )
     check(values)
-    if isinstance(config.data.train, dict):  # as a .py config may well write it
-        config = config.copy_and_resolve_references()
-        config.data.train = _plain(config.data.train)
+    check_train(config.to_dict()["data"]["train"])
     return FrozenConfigDict(config)

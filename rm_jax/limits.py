@@ -78,6 +78,24 @@ NOT_NEGATIVE = (
     "train.spike_sigma",
 )
 
+MOST = 2**31 - 1  # of a whole number, where LARGEST says nothing else
+# Far beyond what any machine does: mistyped, and nothing after this says it as well.
+LARGEST = {
+    "data.limit": 2**53,
+    "contract.max_length": 2**24,
+    "model.d_model": 2**18,
+    "model.n_layers": 2**14,
+    "model.d_ff": 2**22,
+    "model.attention_block": 2**24,
+    "model.vocab_multiple": 2**20,
+    "batch.examples": 2**24,
+    "batch.chunk_tokens": 2**28,
+    "batch.prefetch": 2**16,
+    "train.eval_examples": 2**53,
+    "train.spike_window": 2**24,
+}
+FLOATS = 1.2e-38, 3.4e38  # what float32 holds, above 0
+
 
 class ConfigError(ValueError):
     """A config that cannot be run: names the key, the value and what would do."""
@@ -91,11 +109,21 @@ class Duration:
     unit: str
 
     def steps(self, batch: int, examples: int) -> int:
-        """Whole steps, rounded up, of `batch` examples from a set of `examples`."""
+        """Whole steps, rounded up, of `batch` examples from a set of `examples`.
+
+        Raises:
+          ConfigError: they are more than can be counted.
+        """
         if self.unit == "steps":
             return int(self.amount)
         count = self.amount * (examples if self.unit == "epochs" else 1)
-        return math.ceil(round(count / batch, 9))
+        steps = math.ceil(round(count / batch, 9))
+        if steps > MOST:
+            raise ConfigError(
+                f"{self.amount:g} {self.unit} are {steps} steps of {batch} of "
+                f"{examples} examples: want at most {MOST} steps"
+            )
+        return steps
 
 
 def parse_duration(text: str, key: str = "duration") -> Duration:
@@ -109,14 +137,14 @@ def parse_duration(text: str, key: str = "duration") -> Duration:
     try:
         amount = float(parts[0])
         unit = units[parts[1].rstrip("s")]
-        ok = len(parts) == 2 and math.isfinite(amount) and amount >= 0
+        ok = len(parts) == 2 and 0 <= amount <= (MOST if unit == "steps" else 2**53)
         ok = ok and (unit != "steps" or amount == int(amount))
     except (IndexError, KeyError, ValueError):
         ok = False
     if not ok:
         raise ConfigError(
-            f"config.{key} = {text!r}: want an amount and a unit of {UNITS}, "
-            'e.g. "500 steps"'
+            f"config.{key} = {text!r:.200}: want an amount and a unit of {UNITS}, "
+            f'e.g. "500 steps", at most "{MOST} steps"'
         )
     return Duration(amount, unit)
 
@@ -161,11 +189,10 @@ def _check_values(v: Mapping[str, Any]) -> None:
         if parse_duration(v[key], key).amount == 0 and key != "optim.warmup":
             raise ConfigError(f"config.{key} = {v[key]!r}: must be above 0")
     for key in POSITIVE:
-        if not v[key] > 0 or not math.isfinite(v[key]):
-            raise ConfigError(f"config.{key} = {v[key]}: must be above 0")
+        _check_range(key, v[key], "above 0: ")
     for key in NOT_NEGATIVE:
-        if not v[key] >= 0 or not math.isfinite(v[key]):
-            raise ConfigError(f"config.{key} = {v[key]}: must be 0 or more")
+        if v[key] != 0:
+            _check_range(key, v[key], "0 or more: 0, or ")
     for key in UNIT_INTERVAL:
         if not 0 <= v[key] <= 1:
             raise ConfigError(f"config.{key} = {v[key]}: must be between 0 and 1")
@@ -178,9 +205,17 @@ def _check_values(v: Mapping[str, Any]) -> None:
             raise ConfigError(f"config.{key} = {v[key]}: must be in [0, 2^31)")
 
 
+def _check_range(key: str, value: float, what: str) -> None:
+    least, most = (1, MOST) if isinstance(value, int) else FLOATS
+    most = LARGEST.get(key, most)
+    if not least <= value <= most:
+        huge = isinstance(value, int) and value > 1e300  # too long to be written
+        shown = "a number of over 300 digits" if huge else value
+        raise ConfigError(f"config.{key} = {shown}: must be {what}{least} to {most}")
+
+
 def _check_together(v: Mapping[str, Any]) -> None:
     _check_lengths(v)
-    _check_train(v)
     _check_evals(v)
     if v["model.attention"] == "full" and v["batch.layout"] != "padded":
         raise ConfigError(
@@ -188,10 +223,10 @@ def _check_together(v: Mapping[str, Any]) -> None:
             "cannot share a prompt: set config.batch.layout = 'padded'"
         )
     windows = v["model.windows"]
-    if not windows or not all(type(w) is int and w >= 0 for w in windows):
+    if not windows or not all(type(w) is int and 0 <= w <= MOST for w in windows):
         raise ConfigError(
             f"config.model.windows = {windows}: want at least one number of tokens, 0 "
-            "or more (0 is unlimited)"
+            f"(unlimited) to {MOST}"
         )
     if v["data.valid_fraction"] + v["data.test_fraction"] >= 1:
         raise ConfigError("config.data.valid_fraction + test_fraction must be below 1")
@@ -230,68 +265,20 @@ def _check_lengths(v: Mapping[str, Any]) -> None:
         )
 
 
-def _check_train(v: Mapping[str, Any]) -> None:
-    """A SPEC, or a mixture that says what each source is and how much of it."""
-    key = "data.train"
-    sources: dict[str, dict[str, Any]] = {}
-    for name, value in v.items():
-        if name.startswith(f"{key}."):
-            source, _, field = name.removeprefix(f"{key}.").partition(".")
-            sources.setdefault(source, {})[field.partition(".")[0]] = value
-    if isinstance(v.get(key), str) and v[key] and not sources:
-        return
-    if not sources:
-        raise ConfigError(
-            f"config.{key} = {v.get(key)!r:.200}: want a SPEC or a mixture, name -> "
-            "{spec, weight} or name -> {spec, count}"
-        )
-    for name, fields in sources.items():
-        _check_source(f"config.{key}.{name}", name, fields)
-    amounts = {a for fields in sources.values() for a in AMOUNTS if a in fields}
-    if len(amounts) > 1:
-        raise ConfigError(
-            f"config.{key}: some sources have a weight and some a count: give all "
-            "of them the same"
-        )
-
-
-AMOUNTS = ("weight", "count")
-
-
-def _check_source(where: str, name: str, fields: Mapping[str, Any]) -> None:
-    if "" in fields:
-        raise ConfigError(
-            f"{where} = {fields['']!r:.80}: want {{spec, weight}} or {{spec, count}}"
-        )
-    if not re.fullmatch(r"\w[\w-]*", name):
-        raise ConfigError(f"{where}: call it by letters, digits, _ and - only")
-    known = ("spec", *AMOUNTS, "columns")
-    if unknown := sorted(fields.keys() - set(known)):
-        raise ConfigError(f"{where}.{unknown[0]}: unknown; a source has {known}")
-    if not isinstance(fields.get("spec"), str) or not fields["spec"]:
-        raise ConfigError(f"{where}.spec = {fields.get('spec')!r}: want a SPEC")
-    given = [a for a in AMOUNTS if a in fields]
-    if len(given) != 1:
-        found = " and ".join(given) or "no amount"
-        raise ConfigError(f"{where} has {found}: want weight or count")
-    amount = fields[given[0]]
-    kind = int if given[0] == "count" else int | float
-    ok = isinstance(amount, kind) and not isinstance(amount, bool)
-    if not ok or not 0 < amount < math.inf:
-        want = "a whole number" if kind is int else "a number"
-        raise ConfigError(f"{where}.{given[0]} = {amount!r:.80}: want {want} above 0")
-
-
 def _check_evals(v: Mapping[str, Any]) -> None:
-    evals = {k.split(".")[2]: s for k, s in v.items() if k.startswith("data.eval.")}
+    part = "data.eval."
+    evals = {k.removeprefix(part): s for k, s in v.items() if k.startswith(part)}
     for name, spec in evals.items():
-        if not re.fullmatch(r"\w[\w-]*", name):
+        if not re.fullmatch(r"\w[\w-]*", name):  # with a dot: a mapping, not a SPEC
             raise ConfigError(
                 f"config.data.eval has a set called {name!r}: it names files, so use "
                 "letters, digits, _ and - only"
             )
-        if not isinstance(spec, str):
-            raise ConfigError(f"config.data.eval.{name} = {spec!r}: want a SPEC")
+        if not isinstance(spec, str) or spec in ("", "#"):
+            raise ConfigError(
+                f"config.data.eval.{name} = {spec!r:.80}: want a SPEC, or the #split "
+                "of the training source"
+            )
     part, _, rest = v["train.best_metric"].partition("/")
     name, _, figure = rest.partition("/")
     if v["train.keep_best"] and (part != "eval" or name not in evals or not figure):

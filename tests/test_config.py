@@ -1,5 +1,8 @@
 """Configs: where they come from, what an override may say, what is refused and how."""
 
+import json
+import re
+
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -123,6 +126,7 @@ def test_a_broken_python_file_is_named(tmp_path, text, message):
         ("x.yaml", "a: 1", "want a .py or .json file"),
         ("x.json", '{"batch": ' * 5000, "x.json: .*nested too deep"),
         ("x.json", '{"a": ' * 600 + "1" + "}" * 600, "x.json: .{0,400}$"),
+        ("x.json", '{"batch.examples": 1}', "x.json: .*'batch.examples' has a dot"),
         ("x.json", '{"loss": {"margin": NaN}}', "x.json: .*NaN"),
         ("x.json", '{"data": {"world": {"noise": -Infinity}}}', "x.json: .*Infinity"),
         (
@@ -168,6 +172,28 @@ def test_json_takes_no_argument(tmp_path):
         load(f"{tmp_path}/c.json:tiny")
 
 
+@pytest.mark.parametrize("key", ["train.too_good", "data.eval", "data.columns"])
+def test_one_knob_that_a_file_lacks_is_said(base, tmp_path, capsys, key):
+    values = base.to_dict()
+    section, _, last = key.rpartition(".")
+    default = values[section].pop(last)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert load(str(tmp_path)).to_dict() == base.to_dict()
+    taken = config.flatten({section: {last: default}})
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/config.json lacks knobs; taken: "
+        + ", ".join(f"config.{k} = {v!r}" for k, v in taken.items())
+        + "\n"
+    )
+
+
+def test_a_file_that_lacks_none_is_read_in_silence(base, tmp_path, capsys):
+    base.data.eval, base.data.train = ConfigDict({"a": "world:#test"}), "world:"
+    (tmp_path / "config.json").write_text(rundir.config_text(base))
+    load(str(tmp_path))
+    assert capsys.readouterr().err == ""
+
+
 def test_json_round_trip_is_exact(base, tmp_path):
     # Everything that JSON or the defaults could bend: tuples, sections that lost keys,
     # sections that got some, numbers that look like text and text like numbers.
@@ -189,11 +215,18 @@ def test_json_round_trip_is_exact(base, tmp_path):
     assert rundir.config_text(validate(again)) == rundir.config_text(frozen)
 
 
-def test_json_may_leave_keys_out(tmp_path, base):
+def test_json_may_leave_keys_out_and_they_are_said(tmp_path, base, capsys):
     (tmp_path / "c.json").write_text(
         '{"batch": {"examples": 3}, "loss": {"name": "x"}}'
     )
     found = load(f"{tmp_path}/c.json")
+    head, _, taken = capsys.readouterr().err.partition("; taken: ")
+    assert head == f"{tmp_path}/c.json lacks knobs" and taken.count("\n") == 1
+    want = config.flatten(base.to_dict())
+    want = {k for k in want if k != "batch.examples" and not k.startswith("loss.")}
+    assert set(re.findall(r"config\.([\w.]+) = ", taken)) == want
+    assert "config.train.duration = '300 steps', " in taken
+    assert "config.data.eval.valid = '#valid', " in taken
     assert found.batch.examples == 3 and found.loss.to_dict() == {"name": "x"}
     assert found.model.to_dict() == base.model.to_dict()
 
@@ -263,8 +296,22 @@ def test_a_number_of_an_open_section_may_change_its_kind(base):
         ("optim.learning_rate", "fast", "want float like 0.001, got str"),
         ("name", 7, "config.name = 7: want text like 'base'"),
         ("batch.examples", "(" * 5000, r"examples = '\(\(.{,200}: want int like 64"),
-        ("batch.examples", "{[]: 1}", "want int like 64, got str"),
-        ("data.columns", '{1: "x"}', "1: 'x'.*want text in quotes as a name"),
+        ("batch.examples", "{[]: 1}", "config.batch.examples = .*not JSON: .*column 2"),
+        ("batch.examples", '{"a": 1}', "want int like 64, got ConfigDict"),
+        ("batch.examples", "1e18", "want int like 64, got float"),
+        ("data.columns", '{1: "x"}', "data.columns = .*not JSON: .*column 2.*at '1: "),
+        ("data.columns", '{"a.b": "x"}', "config.data.columns = .*'a.b' has a dot"),
+        ("loss.margin", '{"a": NaN}', "config.loss.margin = .*NaN is not JSON"),
+        ("data.train", "{" * 5000, "config.data.train = '{{.{,80}: not JSON: "),
+        ("data.train", '{"a":' * 50000, "config.data.train = .{,100}RecursionError"),
+        (
+            "data.train",
+            '{"a": {"spec": "hh:x", weight: 1}}',
+            "config.data.train = .*not JSON: .*double quotes: line 1 column 24 .char "
+            "23., at 'weight: 1}}'; want {\"name\"",
+        ),
+        ("data.train", '{"a": {"spec": "hh:x"', "not JSON: .*delimiter: line 1 column"),
+        ("data.train", " {'a': 1}", "not JSON: .* line 1 column 3"),
         ("data.world", "[" * 99 + "]" * 99, "world = '.{,201}: this is a section"),
         (
             "optim",
@@ -316,6 +363,23 @@ def test_our_configs_are_valid(name):
         ({"optim.learning_rate": float("inf")}, "learning_rate = inf: must be above 0"),
         ({"optim.eps": float("nan")}, "config.optim.eps = nan: must be above 0"),
         ({"optim.clip_norm": "-1"}, "config.optim.clip_norm = -1.0: must be 0 or more"),
+        ({"batch.examples": 10**18}, "examples = 10+: must be above 0: .* to 16777216"),
+        ({"batch.examples": 10**400}, "examples = a number of over 300 digits: must"),
+        ({"model.d_ff": 10**12}, "config.model.d_ff = 10+: .* 1 to 4194304"),
+        ({"model.n_layers": 10**6}, "config.model.n_layers = 10+: .* 1 to 16384"),
+        ({"train.keep_last": 2**31}, "keep_last = 2147483648: .* 1 to 2147483647"),
+        (
+            {"data.limit": 2**60},
+            "config.data.limit = .*: must be 0 or more: 0, or 1 to ",
+        ),
+        ({"optim.learning_rate": 1e39}, "learning_rate = 1e.39: .* to 3.4e.38"),
+        (
+            {"optim.eps": 1e-39},
+            "config.optim.eps = 1e-39: must be above 0: 1.2e-3",
+        ),
+        ({"model.windows": (2**31,)}, r"windows = \(2147483648,\): want .*2147483647"),
+        ({"train.duration": "1e18 steps"}, 'duration = .1e18.*at most "2147483647 st'),
+        ({"train.duration": "1e300 epochs"}, "config.train.duration = '1e300 epochs'"),
         ({"train.spike_sigma": float("nan")}, "spike_sigma = nan: must be 0 or more"),
         (
             {"data.valid_fraction": "1.5"},
@@ -366,7 +430,7 @@ def test_our_configs_are_valid(name):
             "config.data.columns.prompt = 3: want text",
         ),
         (
-            {"data.columns.prompt": "{'a': 'b'}"},
+            {"data.columns.prompt": '{"a": "b"}'},
             "data.columns.prompt.a = 'b': want text",
         ),
         ({"data.eval.mine": "5"}, "config.data.eval.mine = 5: want a SPEC"),
@@ -446,6 +510,14 @@ def test_durations_are_whole_steps_rounded_up(text, steps):
     assert parse_duration(text).steps(batch=32, examples=1000) == steps
 
 
+def test_more_steps_than_can_be_counted_are_refused():
+    assert Duration(2**31 - 1, "examples").steps(batch=1, examples=5) == 2**31 - 1
+    with pytest.raises(
+        ConfigError, match="3000 epochs are 3000000000000 steps of 1 of"
+    ):
+        Duration(3000.0, "epochs").steps(batch=1, examples=10**9)
+
+
 def test_a_duration_that_divides_is_not_rounded_up():
     # 0.07 * 100 is 7.000000000000001 as a float.
     assert Duration(0.07, "epochs").steps(batch=1, examples=100) == 7
@@ -486,7 +558,7 @@ MIXTURE = {
 
 
 def test_a_mixture_may_come_from_text_a_file_or_json(base, tmp_path):
-    override(base, "data.train", str(MIXTURE))
+    override(base, "data.train", json.dumps(MIXTURE))
     assert validate(base).data.train.to_dict() == MIXTURE
     (tmp_path / "config.json").write_text(rundir.config_text(base))
     again = load(str(tmp_path))
@@ -531,9 +603,43 @@ def test_a_mixture_may_come_from_text_a_file_or_json(base, tmp_path):
             {"a": {"spec": "hh:x", "weight": 1, "columns": {"prompt": 3}}},
             "data.train.a.columns.prompt = 3: want text",
         ),
+        (
+            {"a": {"spec": "hh:x", "weight": 1, "columns": "x"}},
+            "config.data.train.a.columns = 'x': want field -> column",
+        ),
+        (
+            {"a": {"spec": "hh:x", "weight": 1, "columns": ["x"]}},
+            r"config.data.train.a.columns = \('x',\): want field -> column",
+        ),
+        (
+            {"a": {"spec": "hh:x", "weight": 1, "columns": {"prompt": {"q": "r"}}}},
+            "config.data.train.a.columns.prompt = {'q': 'r'}: want text",
+        ),
+        ({"a": {"spec": {}, "weight": 1}}, "train.a.spec = {}: want a SPEC"),
+        ({"a": {"spec": {"b": 1}, "weight": 1}}, "train.a.spec = {'b': 1}: want a SP"),
+        ({"a": {"spec": "hh:x", "weight": {"b": 1}}}, "a.weight = {'b': 1}: want a n"),
+        (
+            {"a": {"spec": "hh:x", "weight": [1]}},
+            r"train.a.weight = \(1,\): want a num",
+        ),
+        ({"a": {"spec": "hh:x", "count": 2**31}}, "count = 2147483648: .*2147483647"),
+        ({"a": {"spec": "hh:x", "weight": 10**309}}, "a.weight = 1000.*at most 1e.308"),
+        (
+            {"a.b": {"spec": "hh:x", "weight": 1}},
+            "train has a name 'a.b': want text wi",
+        ),
+        ({1: {"spec": "hh:x", "weight": 1}}, "data.train has a name 1: want text"),
+        (
+            {"a": {"spec": "hh:x", "weight": 1, "columns": {"p.q": "x"}}},
+            "config.data.train.a.columns has a name 'p.q': want text without a dot",
+        ),
+        (
+            {"a": {"spec": "hh:x", "weight": 1}, "b": {"spec": "hh:y", "weight": 1e-5}},
+            "data.train.b.weight = 1e-05 is less than 1/10000 of all .*: leave the sou",
+        ),
     ],
 )
-def test_a_mixture_that_says_too_little_is_refused(base, train, message):
+def test_a_mixture_that_cannot_be_is_refused(base, train, message):
     base.data.train = train if isinstance(train, dict) else None
     if isinstance(train, str):
         override(base, "data.train", train)
@@ -541,10 +647,27 @@ def test_a_mixture_that_says_too_little_is_refused(base, train, message):
         validate(base)
 
 
+def test_the_text_of_a_mixture_in_a_file_is_no_spec(tmp_path):
+    text = json.dumps({"data": {"train": json.dumps(MIXTURE)}})
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ConfigError, match="data.train = '{.*want .* no text of it"):
+        validate(load(f"{tmp_path}/c.json"))
+
+
+def test_an_evaluation_set_is_text(base):
+    for bad in ({"valid": {"a": "world:#valid"}}, {"valid": ""}, {"valid": "#"}):
+        base.data.eval = ConfigDict(bad)
+        with pytest.raises(ConfigError, match="config.data.eval.*valid"):
+            validate(base)
+
+
 @pytest.mark.parametrize(
-    "text", ["{'a': {'spec': 'world:'}, 'a': {'spec': 'world:#train'}}", "{1: 2, 1: 3}"]
+    "text",
+    ['{"a": {"spec": "world:"}, "a": {"spec": "world:#train"}}', '{"a":1,"a":1}'],
 )
 def test_a_mapping_with_a_key_twice_is_refused(text):
     loaded = config.load("rm_jax:base")
-    with pytest.raises(config.ConfigError, match="is twice in one mapping"):
+    with pytest.raises(
+        config.ConfigError, match="train = .*: the key 'a' twice in one"
+    ):
         config.override(loaded, "data.train", text)

@@ -11,17 +11,8 @@ import pytest
 # neighbour in its layer: so any of them can be read, tested and replaced alone.
 LAYERS = (
     ("types", "objects", "schemas", "seal"),
-    (
-        "store",
-        "eventfile",
-        "limits",
-        "digest",
-        "backend",
-        "sharding",
-        "progress",
-        "masks",
-    ),
-    ("cluster", "compiles", "sinks"),
+    ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
+    ("cluster", "compiles", "shares", "sinks", "masks"),
     ("config", "manifest", "writer", "goodput", "arguments"),
     ("data", "models", "losses", "optim", "profiler"),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),

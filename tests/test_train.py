@@ -489,7 +489,7 @@ def mixture(tmp_path_factory):
 
 def amounts(mixture, **given):
     kind = "weight" if isinstance(next(iter(given.values())), float) else "count"
-    return str({name: {**mixture[name], kind: n} for name, n in given.items()})
+    return json.dumps({n: {**mixture[n], kind: of} for n, of in given.items()})
 
 
 def test_a_mixture_trains_with_figures_of_each_source(
@@ -497,7 +497,7 @@ def test_a_mixture_trains_with_figures_of_each_source(
 ):
     config = make(
         data__train=amounts(mixture, much=1.0, little=3.0),
-        data__eval="{'valid': '#valid'}",
+        data__eval='{"valid": "#valid"}',
         data__valid_fraction="0.3",
         contract__tokenizer="byte",
     )

@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from rm_jax import store
 from rm_jax.data.arrays import ARRAYS, ArrayWriter, CacheError, checksum
 from rm_jax.data.contract import Encoder, prompt_tokens
 from rm_jax.data.schema import Record
+from rm_jax.data.scratch import scratch_folder
 
 VERSION = 3
 META = {
@@ -215,9 +215,7 @@ def _is_writing(error: OSError, folder: pathlib.Path) -> bool:
 
 
 def _create(final: pathlib.Path, write: Callable) -> TokenSet:
-    scratch = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-    scratch.mkdir(parents=True)
-    try:
+    with scratch_folder(final) as scratch:
         meta = {"schema_version": VERSION, **write(scratch)}
         files = sorted(scratch.glob("*.*"))
         meta["bytes"] = {path.name: path.stat().st_size for path in files}
@@ -231,8 +229,6 @@ def _create(final: pathlib.Path, write: Callable) -> TokenSet:
         except OSError:  # another process finished the same cache first
             if not (final / "meta.json").exists():
                 raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return open_cache(final)
 
 

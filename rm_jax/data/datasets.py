@@ -15,15 +15,25 @@ from rm_jax.data.audit import audit
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.contract import Contract, Encoder, make_contract
 from rm_jax.data.join import join, sources_of
-from rm_jax.data.mixture import Specs, is_counted, parts_of, specs_of
+from rm_jax.data.mixture import (
+    Specs,
+    is_counted,
+    named,
+    parts_of,
+    specs_of,
+    takes_columns,
+)
 from rm_jax.data.order import Order, of_mixture, of_one
 from rm_jax.data.schema import Record, response_text
+from rm_jax.data.scratch import scratch_folder
 from rm_jax.data.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
+from rm_jax.limits import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Say = Callable[[str], None]
+_LONGEST = 200  # of a path in a token cache, bytes beyond the folder's own
 
 
 class Data(NamedTuple):
@@ -52,14 +62,10 @@ def open_source(
     limit: int = 0,
     columns: Mapping[str, str] | None = None,
 ) -> sources.Source:
-    """`sources.open_source` with the knobs of a config's data section.
-
-    A column map is for the formats that take one; other sets beside them need none.
-    """
-    mapped = sources.parse_spec(spec).format in ("columns", "hf")
+    """`sources.open_source` with the knobs of a config's data section."""
     return sources.open_source(
         spec,
-        columns=dict((columns or {}).items()) if mapped else None,
+        columns=dict((columns or {}).items()),
         world=dict(data["world"].items()),
         on_bad_row=data["on_bad_row"],
         valid_fraction=data["valid_fraction"],
@@ -72,14 +78,31 @@ def cache_root(data: Mapping[str, Any]) -> pathlib.Path:
     """Folder of token caches.
 
     Raises:
-      ValueError: it is a URL.
+      ConfigError: it is a URL, or a name that no folder can have.
     """
-    if store.is_url(data["cache_dir"]):
-        raise ValueError(
-            f"config.data.cache_dir = {data['cache_dir']!r}: want a folder of this "
-            "machine's disk, because token caches are memory-mapped"
+    given = data["cache_dir"]
+    where = f"config.data.cache_dir = {given!r:.200}"
+    if store.is_url(given):
+        raise ConfigError(
+            f"{where}: want a folder of this machine's disk, because token caches are "
+            "memory-mapped"
         )
-    return pathlib.Path(data["cache_dir"] or "~/.cache/rm_jax/tokens").expanduser()
+    try:
+        root = pathlib.Path(given or "~/.cache/rm_jax/tokens").expanduser()
+        whole = os.fsencode(os.path.abspath(root))
+        if b"\0" in whole:
+            raise ValueError("it holds a NUL")
+    except (RuntimeError, ValueError) as error:  # no such home folder, or not UTF-8
+        raise ConfigError(f"{where}: {error}: want the name of a folder") from None
+    longest = max(map(len, whole.split(b"/"))), len(whole) + _LONGEST
+    most = os.pathconf("/", "PC_NAME_MAX"), os.pathconf("/", "PC_PATH_MAX") - 1
+    if longest[0] > most[0] or longest[1] > most[1]:
+        raise ConfigError(
+            f"{where}: want a shorter name: {longest[0]} bytes in one of its parts, "
+            f"{longest[1]} in the paths of its files, the system takes {most[0]} and "
+            f"{most[1]}"
+        )
+    return root
 
 
 def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -> Data:
@@ -94,20 +117,13 @@ def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -
       ValueError, FileNotFoundError: what is wrong with a source, a row or the contract.
     """
     data = config["data"]
+    cache_root(data)  # refused before anything is opened
     specs, parts = specs_of(data), parts_of(data)
     for name, spec in specs["train"].items():
         if spec != parts[name].spec:
             say(f"training on {spec}: what is held out of it is left out")
     opened = {
-        name: {
-            source: open_source(
-                spec,
-                data,
-                data["limit"] if name == "train" else 0,
-                parts[source].columns if source in parts else data["columns"],
-            )
-            for source, spec in of.items()
-        }
+        name: {source: _opened(name, source, spec, data) for source, spec in of.items()}
         for name, of in specs.items()
     }
     if kept_tokenizer is not None:
@@ -128,6 +144,16 @@ def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -
         say(overlap.line(name))
     contaminated = {name: overlap._asdict() for name, overlap in found.items()}
     return Data(train, sets, specs, tokenizer, contract, contaminated)
+
+
+def _opened(
+    name: str, source: str, spec: str, data: Mapping[str, Any]
+) -> sources.Source:
+    """A source of a set; what is wrong with it names the knob."""
+    parts, limit = parts_of(data), data["limit"] if name == "train" else 0
+    columns = parts[source].columns if source in parts else data["columns"]
+    with named(name, source):
+        return open_source(spec, data, limit, columns if takes_columns(spec) else None)
 
 
 def train_order(data: Mapping[str, Any], train: TokenSet, seed: int) -> Order:
@@ -195,11 +221,16 @@ def make_tokenizer(
         every = itertools.chain.from_iterable(texts(s.records()) for s in train)
         trained = build_tokenizer(spec, texts=every)
         try:
-            with store.new_folder(os.fspath(folder)) as scratch:
-                save_tokenizer(trained, scratch)
-        except OSError:  # another process finished the same one first
-            if not folder.is_dir():
-                raise
+            with scratch_folder(folder) as scratch:
+                save_tokenizer(trained, os.fspath(scratch))
+                store.sync(os.fspath(scratch))
+                store.move(os.fspath(scratch), os.fspath(folder))
+        except OSError as error:
+            if not folder.is_dir():  # else another process finished the same one first
+                raise type(error)(
+                    f"{folder}: cannot write: {error.strerror or error}: set "
+                    "config.data.cache_dir to a folder that can, with room"
+                ) from error
     return load_tokenizer(folder)
 
 

@@ -36,6 +36,7 @@ from rm_jax.data.transcripts import hh
 
 # Part of every source's fingerprint: raise it when a format's output changes.
 VERSION = 1
+MAPPED = ("columns", "hf")  # formats that take a column map
 
 # The first "\nA:" ends the question: answers may hold more of them.
 _TRUTHFULQA = re.compile(r"Q: (.*?)\nA:(.*)\n(True|Helpful):\s*", re.DOTALL)
@@ -69,8 +70,11 @@ def find_format(name: str, columns: Mapping[str, str] | None = None) -> Format:
     """
     if columns is not None and not isinstance(columns, Mapping):
         raise ValueError(f"columns {shown(columns)}: want field -> column")
-    if columns and name not in ("columns", "hf"):
-        raise ValueError(f"format {name!r} takes no columns, got {dict(columns)}")
+    if columns and name not in MAPPED:
+        raise ValueError(
+            f"format {name!r} takes no columns, got {dict(columns)}: those that do are "
+            f"{MAPPED}"
+        )
     if columns or name == "columns":
         return Format(column_parser(columns or {}))
     if name in FORMATS:

@@ -4,12 +4,14 @@ A set has one source, called "", or is a mixture of several with names. In a mix
 eval SPEC "#valid" means that split of every source.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rm_jax import store
 from rm_jax.data import sources
+from rm_jax.data.formats import MAPPED
 from rm_jax.data.hub import HUB_PATH
 
 # set -> source -> SPEC; the set "train" is among them
@@ -45,6 +47,30 @@ def parts_of(data: Mapping[str, Any]) -> dict[str, Part]:
     }
 
 
+def takes_columns(spec: str) -> bool:
+    """Whether the format of a SPEC takes a column map."""
+    return spec.partition(":")[0] in MAPPED
+
+
+@contextlib.contextmanager
+def named(set: str, source: str) -> Iterator[None]:
+    """What is wrong with a source inside is raised with the knob that names it.
+
+    Args:
+      set: "train", or the name of an evaluation set.
+      source: of a mixture; "" where there is only one.
+    """
+    where = "config.data.train" if set == "train" else f"config.data.eval.{set}"
+    if source:
+        where = f"config.data.train.{source}" + (f" in {where}" * (set != "train"))
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        known = (ValueError, FileNotFoundError, ImportError)
+        kind = next(kind for kind in known if isinstance(error, kind))
+        raise kind(f"{where}: {error}") from error
+
+
 def is_counted(data: Mapping[str, Any]) -> bool:
     """Whether the sources are given by counts."""
     train = data["train"]
@@ -59,13 +85,15 @@ def specs_of(data: Mapping[str, Any]) -> Specs:
     without a split means "#train" of it: no held-out prompt is trained on.
 
     Raises:
-      ValueError: an evaluation set called "train", or "#split" beside a training SPEC
-        that names a split itself.
+      ValueError: an evaluation set called "train", "#split" beside a training SPEC
+        that names a split itself, columns that no source takes, or a SPEC that is
+        none; names the knob.
     """
     parts, evals = parts_of(data), dict(data["eval"].items())
     if "train" in evals:
         raise ValueError("config.data.eval has a set called 'train': rename it")
-    parsed = {name: sources.parse_spec(part.spec) for name, part in parts.items()}
+    parsed = {name: _parsed("train", name, part.spec) for name, part in parts.items()}
+    _check_columns(data)
     own = {n: s for n, s in evals.items() if s.startswith("#")}
     for name, spec in parsed.items():
         if own and sources.resolve(spec).split not in ("", "train"):
@@ -81,7 +109,7 @@ def specs_of(data: Mapping[str, Any]) -> Specs:
         else {"": spec}
         for name, spec in evals.items()
     }
-    held = [sources.parse_spec(s) for specs in found.values() for s in specs.values()]
+    held = [_parsed(n, of, spec) for n in found for of, spec in found[n].items()]
     places = {_place(spec) for spec in held if spec.split not in ("", "train")}
     train = {
         name: split(of, of.split or "train")
@@ -90,6 +118,33 @@ def specs_of(data: Mapping[str, Any]) -> Specs:
         for name, of in parsed.items()
     }
     return {"train": train, **found}
+
+
+def _parsed(set: str, source: str, spec: str) -> sources.Spec:
+    with named(set, source):
+        parsed = sources.parse_spec(spec)
+        sources.resolve(parsed)  # an unknown preset
+        return parsed
+
+
+def _check_columns(data: Mapping[str, Any]) -> None:
+    """Refuses columns that would not be used."""
+    train, shared = data["train"], dict(data["columns"].items())
+    mixture = {"": {"spec": train}} if isinstance(train, str) else dict(train.items())
+    for name, part in mixture.items():
+        own = dict(part["columns"].items()) if "columns" in part else {}
+        if own and not takes_columns(part["spec"]):
+            raise ValueError(
+                f"config.data.train.{name}.columns = {own}: {part['spec']!r} takes no "
+                f"columns: the formats that do are {MAPPED}"
+            )
+    users = [p["spec"] for p in mixture.values() if "columns" not in p]
+    users += [spec for spec in data["eval"].values() if not spec.startswith("#")]
+    if shared and not any(map(takes_columns, users)):
+        raise ValueError(
+            f"config.data.columns = {shared}: none of {users} takes columns: the "
+            f"formats that do are {MAPPED}"
+        )
 
 
 def world_split(specs: Mapping[str, str]) -> str | None:

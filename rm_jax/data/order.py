@@ -6,7 +6,7 @@ examples in random order, all of them before one comes again.
 
   one source       a round is one epoch: every example once
   counted mixture  a round is one epoch: `count` examples of each source, always those
-  weighted mixture a round is 10,000 examples, shared out by the weights
+  weighted mixture a round is `shares.ROUND` examples, shared out by the weights
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-ROUND = (
-    10_000  # examples of a round of a weighted mixture: weights are exact to 1/ROUND
-)
+from rm_jax.shares import quotas
 
 
 class Share(NamedTuple):
@@ -130,24 +128,6 @@ def of_mixture(
             for name, n in takes.items()
         }
     else:
-        takes = _quotas(amounts)
+        takes = quotas(amounts)
     epoch = sum(takes.values()) if counted else sum(map(len, sources.values()))
     return Order([Share(n, sources[n], take) for n, take in takes.items()], epoch, seed)
-
-
-def _quotas(weights: Mapping[str, float]) -> dict[str, int]:
-    """ROUND shared out by weight; the largest remainders get what rounding leaves."""
-    most = max(weights.values())  # first: a sum of large ones is infinite
-    total = sum(w / most for w in weights.values())
-    exact = {name: ROUND * (w / most) / total for name, w in weights.items()}
-    quotas = {name: int(x) for name, x in exact.items()}
-    rest = sorted(exact, key=lambda name: quotas[name] - exact[name])
-    for name in rest[: ROUND - sum(quotas.values())]:
-        quotas[name] += 1
-    for name, n in quotas.items():
-        if n == 0:
-            raise ValueError(
-                f"config.data.train.{name}.weight = {weights[name]:g} is less than "
-                f"1/{ROUND} of all weights together: leave the source out, or raise it"
-            )
-    return quotas

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rm_jax import store
 from rm_jax.data.files import is_data_file, read_rows
-from rm_jax.data.formats import VERSION, Format, find_format
+from rm_jax.data.formats import MAPPED, VERSION, Format, find_format
 from rm_jax.data.hub import HUB_PATH, hub_table, is_saved_dataset, saved_table
 from rm_jax.data.presets import find_preset
 from rm_jax.data.rows import Place
@@ -82,12 +82,17 @@ def open_source(
     options = _Options(on_bad_row, valid_fraction, test_fraction, limit or None)
     _check(options)
     parsed = parse_spec(spec)
+    if columns and parsed.format not in MAPPED:
+        raise ValueError(
+            f"SPEC {spec!r} takes no columns, got {columns!r:.200}: the formats that "
+            f"do are {MAPPED}"
+        )
     if parsed.format == "world":
-        if columns:
-            raise ValueError(f"SPEC {spec!r} takes no columns, got {dict(columns)}")
         return _world_source(parsed, world or {}, options)
     plain = resolve(parsed)
     stored = plain.format == "tfds"
+    if stored and plain.revision:
+        raise ValueError(f"SPEC {spec!r}: a TFDS directory has no revision")
     how = find_format("jsonl" if stored else plain.format, columns)
     table = tfds_table(plain.path) if stored else _table(plain)
     if parsed.format == "preset":
@@ -251,6 +256,7 @@ def _world_source(spec: Spec, knobs: Mapping[str, Any], options: _Options) -> So
     if spec.path or spec.revision:
         raise ValueError(f"SPEC {str(spec)!r}: a world has knobs, no path: world:#test")
     world = make_world(knobs)
+    world.records(spec.split or None)  # refuses an unknown split
     info = {"spec": str(spec), "path": "world", "revision": "", "split": spec.split}
 
     def records() -> Iterator[Record]:

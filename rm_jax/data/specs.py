@@ -44,23 +44,28 @@ def parse_spec(spec: str) -> Spec:
     A local path that exists as it stands is a path, whatever `@` and `#` it holds.
 
     Raises:
-      ValueError: no format, or no path.
+      ValueError: no format, no path, or nothing after `@` or `#`.
     """
     head, colon, rest = spec.partition(":")
     function = _FUNCTION.fullmatch(spec)
     if head not in _KNOWN and function:
         head, rest = function.groups()
-    path, split, revision = rest, "", ""
+    path, split, revision, gap = rest, "", "", ""
     there = lambda: head != "preset" and not store.is_url(path) and store.exists(path)
     if not there() and "#" in path:
         path, _, split = path.rpartition("#")
-    if not there():
+        gap = "" if split else "#"
+    if not there() and "@" in path:
         path, _, revision = path.partition("@")
+        gap = gap if revision else "@"
     if not colon or not head or (not path and head != "world"):
         raise ValueError(
             f"SPEC {spec!r}: want format:path-or-hub-id[@revision][#split]; formats: "
             f"{sorted(_KNOWN)} or package.module:function"
         )
+    if gap:
+        what = {"#": "split", "@": "revision"}[gap]
+        raise ValueError(f"SPEC {spec!r}: no {what} after {gap}: name one, or leave it")
     return Spec(head, path, revision, split)
 
 

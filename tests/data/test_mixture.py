@@ -116,6 +116,50 @@ def test_the_parts_of_a_mixture_have_columns_of_their_own_or_those_of_all():
     assert not mixture.is_counted({"train": train})
 
 
+@pytest.mark.parametrize("spec", ["jsonl:a.jsonl", "preset:tulu3", "tfds:a", "world:"])
+def test_columns_of_a_source_that_takes_none_are_refused(spec):
+    train = {"a": {"spec": spec, "weight": 1, "columns": {"prompt": "q"}}}
+    with pytest.raises(
+        ValueError,
+        match=f"config.data.train.a.columns = .*'q'.*: '{spec}' takes no columns: the "
+        "formats that do are .'columns', 'hf'",
+    ):
+        mixture.specs_of({"train": train, "columns": {}, "eval": {}})
+
+
+def test_columns_of_all_are_for_somebody():
+    shared = {"prompt": "q"}
+    own = {"spec": "hf:b", "weight": 1, "columns": {"chosen": "c"}}
+    for train, evals in (
+        ("jsonl:a.jsonl", {"held": "#valid"}),
+        ({"a": {"spec": "jsonl:a.jsonl", "weight": 1}, "b": own}, {}),
+    ):
+        with pytest.raises(ValueError, match="config.data.columns = .*none of .'jsonl"):
+            mixture.specs_of({"train": train, "columns": shared, "eval": evals})
+    for train, evals in (
+        ("hf:a", {"held": "jsonl:b"}),
+        ("jsonl:a", {"held": "columns:b"}),
+        (
+            {"a": {"spec": "jsonl:a", "weight": 1}, "b": {"spec": "hf:b", "weight": 1}},
+            {},
+        ),
+    ):
+        mixture.specs_of({"train": train, "columns": shared, "eval": evals})
+
+
+@pytest.mark.parametrize("form", ["preset:nope", "nope", "jsonl:", "hf:org/x@"])
+def test_a_spec_that_is_none_names_its_knob(form):
+    good = {"spec": "jsonl:a", "weight": 1}
+    mixed = {"a": good, "b": {"spec": form, "weight": 1}}
+    for train, evals, where in (
+        (form, {}, "^config.data.train: "),
+        (mixed, {}, "^config.data.train.b: "),
+        ("jsonl:a", {"held": form}, "^config.data.eval.held: "),
+    ):
+        with pytest.raises(ValueError, match=where):
+            mixture.specs_of({"train": train, "columns": {}, "eval": evals})
+
+
 def test_a_world_is_known_by_its_only_source():
     assert mixture.world_split({"": "world:#test"}) == "test"
     assert mixture.world_split({"": "world:"}) == ""

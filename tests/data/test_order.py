@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 
+from rm_jax import shares
 from rm_jax.data import order
 
 
@@ -32,7 +33,7 @@ def mixture(sizes, amounts, counted=False, seed=0):
 def test_weights_share_out_every_round_exactly():
     found, _ = mixture({"a": 50, "b": 1000, "c": 3}, {"a": 3, "b": 1.5, "c": 0.5})
     for r in range(2):
-        row = items(found, r * order.ROUND, (r + 1) * order.ROUND)
+        row = items(found, r * shares.ROUND, (r + 1) * shares.ROUND)
         names = collections.Counter("abc"[(i >= 50) + (i >= 1050)] for i in row)
         assert names == {"a": 6000, "b": 3000, "c": 1000}
     assert found.epoch == 1053
@@ -40,7 +41,7 @@ def test_weights_share_out_every_round_exactly():
 
 def test_a_source_comes_whole_before_one_of_it_comes_again():
     found, sources = mixture({"a": 7, "b": 40}, {"a": 1, "b": 2})
-    row = items(found, 0, 2 * order.ROUND)
+    row = items(found, 0, 2 * shares.ROUND)
     for own in sources.values():
         seen = [i for i in row if i in set(own.tolist())]
         laps = [seen[k : k + len(own)] for k in range(0, len(seen), len(own))]
@@ -52,9 +53,9 @@ def test_a_source_comes_whole_before_one_of_it_comes_again():
 
 
 def test_thirds_are_given_to_the_largest_remainders():
-    assert order._quotas({"a": 1, "b": 1, "c": 1}) == {"a": 3334, "b": 3333, "c": 3333}
-    assert order._quotas({"a": 2, "b": 1}) == {"a": 6667, "b": 3333}
-    assert sum(order._quotas({str(i): 1 + i % 7 for i in range(41)}).values()) == 10_000
+    assert shares.quotas({"a": 1, "b": 1, "c": 1}) == {"a": 3334, "b": 3333, "c": 3333}
+    assert shares.quotas({"a": 2, "b": 1}) == {"a": 6667, "b": 3333}
+    assert sum(shares.quotas({str(i): 1 + i % 7 for i in range(41)}).values()) == 10_000
 
 
 def test_counts_are_a_fixed_choice_taken_once_an_epoch():

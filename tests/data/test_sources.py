@@ -67,6 +67,45 @@ def test_half_a_spec_says_what_is_wanted(text):
         parse_spec(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preset:tulu3#", "SPEC 'preset:tulu3#': no split after #: name one, or leave"),
+        ("preset:tulu3@", "SPEC 'preset:tulu3@': no revision after @: name one"),
+        ("preset:tulu3@#train", "no revision after @"),
+        ("preset:tulu3@main#", "no split after #"),
+        ("hf:org/name@#", "no revision after @"),
+        ("jsonl:no_such.jsonl#", "no split after #"),
+        ("tfds:no_such@", "no revision after @"),
+        ("world:#", "SPEC 'world:#': no split after #"),
+        ("world:@", "no revision after @"),
+        ("a.b:f:x.jsonl#", "no split after #"),
+    ],
+)
+def test_a_mark_with_nothing_after_it_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_spec(text)
+
+
+def test_a_file_with_a_mark_and_nothing_after_it(file):
+    with pytest.raises(ValueError, match="no split after #"):
+        open_source(f"jsonl:{file}#")
+
+
+def test_a_tfds_directory_has_no_revision(tmp_path):
+    with pytest.raises(ValueError, match="'tfds:.*@v2': a TFDS directory has no rev"):
+        open_source(f"tfds:{tmp_path}@v2")
+
+
+@pytest.mark.parametrize("spec", ["jsonl:{}", "tfds:{}", "preset:tulu3", "os:stat:{}"])
+def test_columns_of_a_format_that_takes_none_are_refused(file, spec):
+    spec = spec.format(file)
+    with pytest.raises(
+        ValueError, match=f"'{spec}' takes no columns, got .*'q'.*'columns', 'hf'"
+    ):
+        open_source(spec, columns={"prompt": "q"})
+
+
 def test_a_path_that_exists_may_hold_the_marks(tmp_path):
     path = write(tmp_path / "a@b#c.jsonl", rows())
     assert parse_spec(f"jsonl:{path}") == Spec("jsonl", path)

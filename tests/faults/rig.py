@@ -41,7 +41,7 @@ KNOBS = {
     "train.report": False,
     "train.tensorboard": False,
     "data.train": "world:#train",
-    "data.eval": "{{'valid': 'jsonl:{data}/valid.jsonl'}}",
+    "data.eval": '{{"valid": "jsonl:{data}/valid.jsonl"}}',
 }
 # What the plain run has not: a trained tokenizer, a mixture, TensorBoard, the report,
 # the losses of the examples.
@@ -53,8 +53,8 @@ EXTRAS = {
     "train.tensorboard": True,
     "train.example_losses": True,
     "contract.tokenizer": "bpe:300",
-    "data.train": "{{'a': {{'spec': 'jsonl:{data}/train.jsonl', 'weight': 1.0}},"
-    " 'b': {{'spec': 'jsonl:{data}/valid.jsonl', 'weight': 0.5}}}}",
+    "data.train": '{{"a": {{"spec": "jsonl:{data}/train.jsonl", "weight": 1.0}},'
+    ' "b": {{"spec": "jsonl:{data}/valid.jsonl", "weight": 0.5}}}}',
 }
 VARIANTS = {"plain": {}, "extras": EXTRAS}
 # Points of a variant that are swept: what the plain run has as well is left out.
