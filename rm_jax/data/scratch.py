@@ -1,11 +1,12 @@
 """Folders that are filled before they get their name, and those that a kill has left.
 
 A builder holds a shared lock of the folder above; the machine's kernel takes it back
-when the process ends, however it ends. A builder that can have the lock for itself alone
-knows that no other process of this machine builds there: then every scratch folder that
-this machine has left is stale, and is removed. The locks of a shared disk may end at
-each machine, so a scratch folder has the machine's name in its own, and those of others
-are left to them. Local disks only: a token cache is memory-mapped, so never at a URL.
+when the process ends, however it ends. A builder that can have the lock for itself
+alone knows that no other process of this machine builds there: then every scratch
+folder that this machine has left is stale, and is removed. The locks of a shared disk
+may end at each machine, so a scratch folder has the machine's name in its own, and
+those of others are left to them. Local disks only: a token cache is memory-mapped, so
+never at a URL.
 """
 
 import contextlib
@@ -43,9 +44,7 @@ def _building(root: pathlib.Path) -> Iterator[None]:
     """Holds the lock of the builders; whoever has it alone cleans up first."""
     handle = os.open(root, os.O_RDONLY)
     try:
-        with contextlib.suppress(
-            OSError
-        ):  # others build here, or no locks on this disk
+        with contextlib.suppress(OSError):  # others build here, or there are no locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for stale in root.glob(f"*{_mark()}????????.tmp"):
                 shutil.rmtree(stale, ignore_errors=True)
