@@ -1,7 +1,7 @@
 """Folders that are filled before they get their name, and those that a kill has left.
 
 A builder holds a shared lock of the folder above; the machine's kernel takes it back
-when the process ends, however it ends. A builder that can have the lock for itself alone
+when the process ends, however it ends. A builder that can have the lock to itself alone
 knows that no other process of this machine builds there: then every scratch folder that
 this machine has left is stale, and is removed. The locks of a shared disk may end at
 each machine, so a scratch folder has the machine's name in its own, and those of others
