@@ -177,10 +177,11 @@ class RunWriter:
         self.close(failed=error[0] is not None)
 
     def _append(self, name: str, line: Mapping[str, Any]) -> int:
-        """Writes the line; how many bytes it has, with its end."""
+        """Writes the line; how many bytes were added, with its end."""
+        if not self._active:
+            return 0
         text = json.dumps(line)  # ASCII
-        if self._active:
-            store.append_lines(self._path[name], [text])
+        store.append_lines(self._path[name], [text])
         return len(text) + 1
 
     def _differs(self, size: int) -> None:

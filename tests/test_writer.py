@@ -213,6 +213,7 @@ def test_an_inactive_writer_writes_nothing(tmp_path):
         w.write_event(1, "x")
         w.add_histogram(1, "x", np.zeros(3))
         w.flush()
+        assert w.size == w._append(writer.METRICS, {"step": 1}) == 0
     assert not store.exists(folder)
 
 
