@@ -1,6 +1,7 @@
 """Runs of 2 and 4 real processes on this machine, joined over loopback by gloo."""
 
 import json
+import math
 import os
 import pathlib
 import signal
@@ -43,7 +44,7 @@ TINY = {
 }
 
 
-def command(config, workdir, **changes):
+def command(workdir, **changes):
     knobs = TINY | {k.replace("__", "."): v for k, v in changes.items()}
     return [
         *(sys.executable, "-m", "rm_jax", "train", "--config", "rm_jax:base"),
@@ -75,7 +76,7 @@ def start(tmp_path, n, workdir, devices=1, join=None, **changes):
         if join is not None:
             flags, more = [], join(i)
         out = (tmp_path / f"{pathlib.Path(workdir).name}.{i}.log").open("w")
-        full = command(None, workdir, **changes) + (flags if n > 1 else [])
+        full = command(workdir, **changes) + (flags if n > 1 else [])
         running.append(
             subprocess.Popen(
                 full, stdout=out, stderr=out, env=environment(devices, **more)
@@ -174,7 +175,7 @@ def test_processes_that_were_started_differently_end_before_anything_is_written(
         cache = {"data__cache_dir": str(tmp_path / "tokens"), "data_seed": 7 * i}
         flags = ["--coordinator", address, "--processes", "2", "--process", str(i)]
         out = (tmp_path / f"run.{i}.log").open("w")
-        full = command(None, tmp_path / "run", **cache) + flags
+        full = command(tmp_path / "run", **cache) + flags
         running.append(
             subprocess.Popen(full, stdout=out, stderr=out, env=environment(2))
         )
@@ -262,17 +263,45 @@ def test_an_address_at_which_nobody_can_answer_is_refused(address, joined):
     assert "1 to 65535" in str(error.value) and joined == []
 
 
-def test_a_host_that_nobody_knows_is_refused(joined, monkeypatch):
-    def unknown(host, port):
-        raise socket.gaierror(-2, "Name or service not known")
+@pytest.fixture
+def names(monkeypatch):
+    """A clock that sleeping moves, and names that are known from a time on."""
+    now, known = [1000.0], {}
 
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    def ask(host, port):
+        if now[0] < known.get(host, math.inf):
+            raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    sleep = lambda seconds: now.__setitem__(0, now[0] + seconds)
+    monkeypatch.setattr(cluster.time, "sleep", sleep)
+    return now, known
+
+
+def test_a_host_that_nobody_knows_is_refused_in_the_end(joined, names, capsys):
     with pytest.raises(OSError, match="--coordinator no.host:80: host 'no.host': Name"):
         cluster.join("no.host:80", 2, 0)
-    monkeypatch.undo()
+    assert names[0] == [1300.0] and joined == []
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_host_that_cannot_be_a_name_is_refused_at_once(joined):
     with pytest.raises(OSError, match="host 'a..b'"):
         cluster.join("a..b:80", 2, 0)
     assert joined == []
+
+
+def test_a_host_whose_name_comes_later_is_waited_for(joined, names, capsys):
+    now, known = names
+    known["rm-0.rm"] = 1042.0
+    cluster.join("rm-0.rm:80", 2, 1)
+    assert now == [1042.0] and joined[0][0] == ("rm-0.rm:80", 2, 1)
+    assert capsys.readouterr().err.splitlines() == [
+        "--coordinator rm-0.rm:80: host 'rm-0.rm': Name or service not known; asking "
+        "again for at most 300 s",
+        "waiting for 2 processes at rm-0.rm:80, at most 300 s",
+    ]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:65535", "localhost:80"])
