@@ -21,8 +21,18 @@ import numpy as np
 
 from rm_jax import backend
 
-DEAD_AFTER = 30  # seconds without a heartbeat; then every other process ends, too
+# Seconds without a heartbeat; then jax ends the others, without Python: its last lines
+# are "Terminating process because the JAX distributed service detected fatal errors"
+# and a stack. Where process 0 ends, that comes at once.
+DEAD_AFTER = 30
 JOIN_WITHIN = 300  # seconds in which all processes must have started
+# What jax's errors say where a connection to another process has broken or is silent.
+LOST = (
+    "Gloo all-",
+    "Gloo context initialization failed",
+    "coordination service",
+    "remote process exited",  # NCCL
+)
 ASK_EVERY = 1  # seconds between two questions for the host of the coordinator
 
 
@@ -178,6 +188,24 @@ def agree(facts: Mapping[str, str]) -> None:
 def everywhere(ok: bool) -> bool:
     """Whether it is so in every process; all of them ask."""
     return ok if jax.process_count() == 1 else bool(backend.gather(ok).all())
+
+
+@contextlib.contextmanager
+def loss_named() -> Iterator[None]:
+    """Inside it an error of jax that means the end of another process says so.
+
+    Raises:
+      RuntimeError: instead of the error of a collective whose connection has broken.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of the runtime, of Orbax
+        if jax.process_count() == 1 or not any(word in str(error) for word in LOST):
+            raise
+        raise RuntimeError(
+            "another process of the run ended or cannot be reached: start all of them "
+            f"again, the run goes on from its last save ({error!s:.200})"
+        ) from error
 
 
 @contextlib.contextmanager

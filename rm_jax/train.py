@@ -102,6 +102,7 @@ def train(
     first = cluster.first()
     say = lambda line: print(line, file=stream, flush=True) if first else None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(cluster.loss_named())  # first: a close can find it, too
         built = build(config, workdir, losses, regularizers, say)
         profiler = Profiler(config.train.profile, workdir, built.total, first)
         stop = stack.enter_context(cluster.signals())  # until here Ctrl-C just ends it
