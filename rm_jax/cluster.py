@@ -27,12 +27,7 @@ from rm_jax import backend
 DEAD_AFTER = 30
 JOIN_WITHIN = 300  # seconds in which all processes must have started
 # What jax's errors say where a connection to another process has broken or is silent.
-LOST = (
-    "Gloo all-",
-    "Gloo context initialization failed",
-    "coordination service",
-    "remote process exited",  # NCCL
-)
+LOST = ("Gloo ", "coordination service", "remote process exited")  # the last of NCCL
 ASK_EVERY = 1  # seconds between two questions for the host of the coordinator
 
 

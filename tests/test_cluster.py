@@ -197,6 +197,7 @@ def held(tmp_path, seconds, monkeypatch):
     return {
         "data__train": f"held:parse:{tmp_path}/rows.jsonl",
         "data__eval": "{}",
+        "contract__tokenizer": "byte",
         "data__cache_dir": str(tmp_path / "tokens"),
         "train__keep_best": "0",
     }
@@ -410,6 +411,7 @@ def test_a_launcher_that_jax_does_not_find_is_named(joined, monkeypatch):
     ("processes", "text", "named"),
     [
         (2, "UNKNOWN: Gloo all-reduce failed: Connection closed by peer", True),
+        (2, "UNKNOWN: Gloo AllGather failed: Connection closed by peer", True),
         (2, "UNAVAILABLE: Failed to send RPC to coordination service.", True),
         (2, "RESOURCE_EXHAUSTED: Out of memory", False),
         (1, "UNKNOWN: Gloo all-reduce failed: Connection closed by peer", False),
