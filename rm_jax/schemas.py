@@ -21,6 +21,8 @@ VERSIONS = {
     "evals.json": 1,
     "checkpoint": 1,  # the manifest and the names of the arrays
     "predictions": 1,  # columns of predictions/*.parquet
+    "sinks.json": 1,
+    "example_losses": 1,  # columns of example_losses/*.parquet
     "metrics.jsonl": 1,
     "timing.jsonl": 1,
     "events.jsonl": 1,

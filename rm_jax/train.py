@@ -33,6 +33,7 @@ from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
 from rm_jax.example_losses import ExampleLosses
 from rm_jax.goodput import Ledger, summary
+from rm_jax.lines import read_lines
 from rm_jax.profiler import Profiler
 from rm_jax.progress import Progress
 from rm_jax.sinks import SINKS, check_installed
@@ -40,7 +41,7 @@ from rm_jax.start import Start, check_start, folder_of, where_to_start
 from rm_jax.state import TrainState
 from rm_jax.step import run_step
 from rm_jax.steplog import StepLog
-from rm_jax.writer import TIMING, RunWriter, read_lines, to_json
+from rm_jax.writer import TIMING, RunWriter, to_json
 
 
 class Stopped(Exception):

@@ -12,7 +12,7 @@ import pytest
 LAYERS = (
     ("types", "objects", "schemas", "seal"),
     ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
-    ("cluster", "compiles", "sinks"),
+    ("cluster", "compiles", "lines", "sinks"),
     ("config", "manifest", "writer", "goodput"),
     ("data", "models", "losses", "optim", "profiler"),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),

@@ -247,6 +247,7 @@ def tensorboard_events(folder):
 
 
 def test_tensorboard_hides_what_came_after_the_restart(tmp_path):
+    (tmp_path / "tensorboard").mkdir()  # of the start before
     RunWriter(tmp_path, step=4, sinks={"tensorboard": True}).close()
     first, start = tensorboard_events(tmp_path / "tensorboard")
     assert first.file_version == "brain.Event:2"
