@@ -17,7 +17,7 @@ LAYERS = (
     ("data", "models", "losses", "optim", "profiler"),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
     ("step", "checkpoint", "report", "rundir", "provenance"),
-    ("build", "steplog"),
+    ("build", "repeat", "steplog"),
     ("start",),
     ("train", "serve"),
     ("main",),
