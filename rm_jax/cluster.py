@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,8 +21,14 @@ import numpy as np
 
 from rm_jax import backend
 
-DEAD_AFTER = 30  # seconds without a heartbeat; then every other process ends, too
+# Seconds without a heartbeat; then jax ends the others, without Python: its last lines
+# are "Terminating process because the JAX distributed service detected fatal errors"
+# and a stack. Where process 0 ends, that comes at once.
+DEAD_AFTER = 30
 JOIN_WITHIN = 300  # seconds in which all processes must have started
+# What jax's errors say where a connection to another process has broken or is silent.
+LOST = ("Gloo ", "coordination service", "remote process exited")  # the last of NCCL
+ASK_EVERY = 1  # seconds between two questions for the host of the coordinator
 
 
 def _several(text: str) -> bool:
@@ -57,7 +64,7 @@ def join(
     Raises:
       ValueError: some of the three are missing or out of range, or a variable of
         LAUNCHERS is no number.
-      OSError: the host of the coordinator is not known.
+      OSError: the host of the coordinator is still not known after JOIN_WITHIN.
       RuntimeError: the others do not answer, or nothing was detected.
     """
     given = bool(coordinator), processes > 0, process >= 0
@@ -68,11 +75,9 @@ def join(
                 f"{process}: want all three: HOST:PORT, N and 0 ... N - 1"
             )
         _check_address(coordinator)
-        print(
+        _say(
             f"waiting for {processes} processes at {coordinator}, at most "
-            f"{JOIN_WITHIN} s",
-            file=sys.stderr,
-            flush=True,
+            f"{JOIN_WITHIN} s"
         )
         backend.initialize(DEAD_AFTER, JOIN_WITHIN, coordinator, processes, process)
     elif (name := _launcher()) or detect:
@@ -106,7 +111,10 @@ def _launcher() -> str:
 
 
 def _check_address(address: str) -> None:
-    """Refuses an address at which jax would wait for minutes, then abort."""
+    """Refuses an address at which jax would wait for minutes, then abort.
+
+    Returns when its host is known.
+    """
     host, _, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")  # IPv6
     if (
@@ -119,11 +127,23 @@ def _check_address(address: str) -> None:
             f"--coordinator {address!r}: want HOST:PORT, without a scheme, a port from "
             "1 to 65535"
         )
-    try:
-        socket.getaddrinfo(host.strip("[]"), int(port))
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OSError(f"--coordinator {address}: host {host!r}: {why}") from error
+    end, why = time.monotonic() + JOIN_WITHIN, ""
+    while True:  # the name of a pod may come after the pod, in Kubernetes
+        try:
+            socket.getaddrinfo(host.strip("[]"), int(port))
+            return
+        except (OSError, UnicodeError) as error:
+            said, why = why, getattr(error, "strerror", None) or str(error)
+            where = f"--coordinator {address}: host {host!r}: {why}"
+            if isinstance(error, UnicodeError) or time.monotonic() >= end:
+                raise OSError(where) from error
+        if not said:
+            _say(f"{where}; asking again for at most {JOIN_WITHIN} s")
+        time.sleep(ASK_EVERY)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def first() -> bool:
@@ -163,6 +183,24 @@ def agree(facts: Mapping[str, str]) -> None:
 def everywhere(ok: bool) -> bool:
     """Whether it is so in every process; all of them ask."""
     return ok if jax.process_count() == 1 else bool(backend.gather(ok).all())
+
+
+@contextlib.contextmanager
+def loss_named() -> Iterator[None]:
+    """Inside it an error of jax that means the end of another process says so.
+
+    Raises:
+      RuntimeError: instead of the error of a collective whose connection has broken.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of the runtime, of Orbax
+        if jax.process_count() == 1 or not any(word in str(error) for word in LOST):
+            raise
+        raise RuntimeError(
+            "another process of the run ended or cannot be reached: start all of them "
+            f"again, the run goes on from its last save ({error!s:.200})"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -12,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
-from rm_jax import store
+from rm_jax import schemas, store
 from rm_jax.data.cache import TokenSet
 
 FOLDER = "example_losses"
-SCHEMA = pa.schema([("step", pa.int64()), ("id", pa.string()), ("loss", pa.float32())])
+SCHEMA = pa.schema(
+    [("step", pa.int64()), ("id", pa.string()), ("loss", pa.float32())],
+    metadata={schemas.KEY: str(schemas.VERSIONS["example_losses"])},
+)
 
 
 class ExampleLosses:
@@ -34,6 +37,9 @@ class ExampleLosses:
       data: the training set.
       step: the restored step; 0 of a new run.
       active: False writes nothing.
+
+    Raises:
+      SchemaError: the last part that stays is of a newer rm_jax.
     """
 
     def __init__(self, workdir: str, data: TokenSet, step: int, active: bool):
@@ -41,11 +47,14 @@ class ExampleLosses:
         self._active = active
         self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         if active and store.exists(self._folder):
-            for name in store.listdir(self._folder):
-                part = re.fullmatch(r"(\d+)\.parquet", name)
-                # Anything else is the scratch file of a part, left by a kill.
-                if not part or int(part[1]) > step:
-                    store.remove(store.join(self._folder, name))
+            names = store.listdir(self._folder)
+            parts = {int(n[:-8]): n for n in names if re.fullmatch(r"\d+\.parquet", n)}
+            kept = {at: name for at, name in parts.items() if at <= step}
+            if kept:
+                _check(store.join(self._folder, kept[max(kept)]))
+            # What is no part is the scratch file of one, left by a kill.
+            for name in set(names) - set(kept.values()):
+                store.remove(store.join(self._folder, name))
 
     def add(
         self,
@@ -77,3 +86,16 @@ class ExampleLosses:
         store.makedirs(self._folder)
         path = store.join(self._folder, f"{step}.parquet")
         store.write_bytes(path, file.getvalue().to_pybytes())
+
+
+def _check(path: str) -> None:
+    """Refuses a part of a version that this code does not know."""
+    try:
+        schema = pq.read_schema(pa.BufferReader(store.read_bytes(path)))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: {error}: move it away, or bring it back") from None
+    # The first parts had no version.
+    found = (schema.metadata or {}).get(schemas.KEY.encode(), b"1").decode()
+    version = int(found) if found.isdecimal() else None
+    if why := schemas.problem("example_losses", version):
+        raise schemas.SchemaError(f"{path}: {why}")

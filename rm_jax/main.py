@@ -136,6 +136,9 @@ def _train(words: list[str]) -> int:
     from rm_jax import config as config_module
 
     config = config_module.load(args.config)
+    from rm_jax import repeat
+
+    said = repeat.pin(config, args.config, args.workdir)
     for key, value in knobs:
         config_module.override(config, key, value)
     if args.overfit_one_batch:
@@ -144,6 +147,8 @@ def _train(words: list[str]) -> int:
     from rm_jax.train import train
 
     cluster.join(args.coordinator, args.processes, args.process, args.distributed)
+    for line in said if cluster.first() else ():
+        print(line, file=sys.stderr)
     done = train(config, args.workdir)
     return 75 if done is None else 0  # EX_TEMPFAIL: stopped by a signal, run it again
 

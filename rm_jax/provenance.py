@@ -31,7 +31,13 @@ JAX = (
     "jax_default_matmul_precision", "jax_default_prng_impl", "jax_disable_jit",
     "jax_enable_x64", "jax_threefry_partitionable",
 )  # fmt: skip
+UNKNOWN = "unknown: "  # report/diff.py knows what begins so
+GIT_WITHIN = 10  # seconds
 ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "LIBTPU_INIT_ARGS", "OMP_NUM_THREADS")
+
+
+class GitError(RuntimeError):
+    """git did not say what it was asked."""
 
 
 def run_record(
@@ -142,10 +148,22 @@ def code() -> dict[str, str]:
 
     `dirty_diff` is what `git apply` makes of the commit the code that ran; new files
     are in it, too. A checkout that merely contains the installed package is not it.
+    Both are UNKNOWN and why, where git cannot say.
     """
     found = {"sha256": package_sha256(), "commit": "", "dirty_diff": ""}
-    if not git("ls-files", "--error-unmatch", pathlib.Path(__file__).name):
+    if not any(os.path.lexists(folder / ".git") for folder in HERE.parents):
         return found
+    try:
+        return found | _checkout()
+    except GitError as error:
+        unknown = f"{UNKNOWN}{error}"
+        return found | {"commit": unknown, "dirty_diff": unknown}
+
+
+def _checkout() -> dict[str, str]:
+    """Commit and dirty_diff of the checkout that rm_jax is part of; {} of no part."""
+    if not git("ls-files", "--", pathlib.Path(__file__).name):
+        return {}
     top = git("rev-parse", "--show-toplevel").rstrip("\n")
     at_top = lambda *words: git(*words, folder=top)
     ours = os.path.relpath(HERE, top), "configs", "experiments"
@@ -156,7 +174,7 @@ def code() -> dict[str, str]:
         if name
     ]
     diff = "".join([at_top(*DIFF, "HEAD"), *added])
-    return found | {"commit": git("rev-parse", "HEAD").strip(), "dirty_diff": diff}
+    return {"commit": git("rev-parse", "HEAD").strip(), "dirty_diff": diff}
 
 
 def package_sha256() -> str:
@@ -170,13 +188,24 @@ def package_sha256() -> str:
 
 
 def git(*words: str, folder: str | os.PathLike | None = None) -> str:
-    """Output of a git command here or in a folder; "" without git, or on failure."""
+    """Output of a git command here or in a folder.
+
+    Raises:
+      GitError: no git, no answer in GIT_WITHIN, or a failure.
+    """
+    name = f"git {words[0]}"
     try:
         done = subprocess.run(
-            ["git", "-C", folder or HERE, *words], capture_output=True, timeout=10
+            ["git", "-C", folder or HERE, *words],
+            capture_output=True,
+            timeout=GIT_WITHIN,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+    except subprocess.TimeoutExpired:
+        raise GitError(f"{name}: no answer in {GIT_WITHIN} s") from None
+    except OSError as error:
+        raise GitError(f"{name}: {error.strerror}") from None
     differs = words[0] == "diff" and done.returncode == 1
-    ok = done.returncode == 0 or differs
-    return done.stdout.decode(errors="replace") if ok else ""
+    if done.returncode and not differs:
+        why = " ".join(done.stderr.decode(errors="replace").split())
+        raise GitError(f"{name}: exit code {done.returncode}: {why:.200}")
+    return done.stdout.decode(errors="replace")

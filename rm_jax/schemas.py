@@ -1,7 +1,7 @@
 """The version of the layout of every file that a run leaves, and the check of it.
 
-JSON files carry theirs as `schema_version`, predictions in the metadata of the parquet
-file. The lines of a .jsonl file do not: run.json lists theirs as `schema_versions`.
+JSON files carry theirs as `schema_version`, parquet files in their metadata. The lines
+of a .jsonl file do not: run.json lists theirs as `schema_versions`.
 
 A number rises when a file could no longer be read by the code before it, or would mean
 something else to it. Readers go on reading every older number.
@@ -21,6 +21,8 @@ VERSIONS = {
     "evals.json": 1,
     "checkpoint": 1,  # the manifest and the names of the arrays
     "predictions": 1,  # columns of predictions/*.parquet
+    "sinks.json": 1,
+    "example_losses": 1,  # columns of example_losses/*.parquet
     "metrics.jsonl": 1,
     "timing.jsonl": 1,
     "events.jsonl": 1,

@@ -7,11 +7,14 @@ last seconds before a kill. What was sent once is not sent again when a run cont
   W&B, trackio get no number again that metrics.jsonl held before it was cut: they
                would keep both, and a step done again has the same numbers
 
-Histograms go to TensorBoard only, events to none.
+A sink that is turned on later, or failed and opens again, is first sent what it lacks
+of metrics.jsonl and timing.jsonl. Histograms go to TensorBoard only, events to none;
+they are not sent later.
 """
 
 import contextlib
 import importlib.util
+import math
 import os
 import shutil
 import tempfile
@@ -21,10 +24,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rm_jax import store
+from rm_jax import schemas, store
 from rm_jax.eventfile import EventFile
 
-IDS = "sinks.json"  # in the run directory: the run's id in each service
+# In the run directory: service -> the run's id in it; and under LACKS sink -> bytes of
+# metrics.jsonl that it was sent, of those that were not sent all.
+IDS = "sinks.json"
+LACKS = "lacks_from"
 
 
 class Opening(NamedTuple):
@@ -32,11 +38,11 @@ class Opening(NamedTuple):
 
     Attributes:
       workdir: the run directory.
-      step: the restored step; -1 of a new run.
+      step: the last one that it has and that stays; -1 of none.
       project: where W&B or trackio file the run.
       config: of the run, plain values.
-      sent: step -> names of metrics of it that were logged before this start.
-      timed: last step of timing.jsonl before this start, -1 of a new run.
+      sent: step -> names of metrics of it, to be logged again, that it has already.
+      timed: last step of timing.jsonl that it has, -1 of none.
     """
 
     workdir: str
@@ -205,18 +211,47 @@ def check_installed(knobs: Mapping[str, Any]) -> None:
                 raise ImportError(package)
 
 
+def had(name: str, workdir: str) -> float:
+    """Bytes of metrics.jsonl that a sink was sent by earlier starts; inf is all."""
+    kept = _read(workdir)
+    there = name in kept or (
+        name == "tensorboard" and store.exists(store.join(workdir, name))
+    )
+    return kept.get(LACKS, {}).get(name, math.inf if there else 0)
+
+
+def note_had(name: str, workdir: str, size: float) -> None:
+    """Keeps what `had` says of a sink to the next start."""
+    kept = _read(workdir)
+    before = kept.pop(LACKS, {})
+    lacks = {k: v for k, v in before.items() if k != name}
+    if size < math.inf:
+        lacks[name] = int(size)
+    if lacks != before:
+        more = {LACKS: lacks} if lacks else {}
+        store.write_json(store.join(workdir, IDS), kept | more)
+
+
+def _read(workdir: str) -> dict[str, Any]:
+    path = store.join(workdir, IDS)
+    kept = store.read_json(path) if store.exists(path) else {}
+    if isinstance(kept, dict):  # the first files of this kind had no version
+        kept = {schemas.KEY: 1} | kept
+    return schemas.checked(IDS, kept, path)
+
+
 def _name(workdir: str) -> str:
     return os.path.basename(store.absolute(workdir))
 
 
 def _id(service: str, workdir: str) -> str:
     """The run's id, made once: a restart goes on with the same."""
-    path = store.join(workdir, IDS)
-    ids = store.read_json(path) if store.exists(path) else {}
-    if service not in ids:
-        ids[service] = uuid.uuid4().hex[:8]
-        store.write_json(path, ids)
-    return ids[service]
+    kept = _read(workdir)
+    if service not in kept:
+        kept[service] = uuid.uuid4().hex[:8]
+        kept[LACKS] = kept.get(LACKS, {}) | {service: 0}  # until it is open
+        store.write_json(store.join(workdir, IDS), kept)
+    return kept[service]
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
 from rm_jax.example_losses import ExampleLosses
 from rm_jax.goodput import Ledger, summary
+from rm_jax.lines import read_lines
 from rm_jax.profiler import Profiler
 from rm_jax.progress import Progress
 from rm_jax.sinks import SINKS, check_installed
@@ -40,7 +41,7 @@ from rm_jax.start import Start, check_start, folder_of, where_to_start
 from rm_jax.state import TrainState
 from rm_jax.step import run_step
 from rm_jax.steplog import StepLog
-from rm_jax.writer import TIMING, RunWriter, read_lines, to_json
+from rm_jax.writer import TIMING, RunWriter, to_json
 
 
 class Stopped(Exception):
@@ -102,6 +103,7 @@ def train(
     first = cluster.first()
     say = lambda line: print(line, file=stream, flush=True) if first else None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(cluster.loss_named())  # first: a close can find it, too
         built = build(config, workdir, losses, regularizers, say)
         profiler = Profiler(config.train.profile, workdir, built.total, first, say)
         stop = stack.enter_context(cluster.signals())  # until here Ctrl-C just ends it

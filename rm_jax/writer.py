@@ -5,7 +5,6 @@
 ...     writer.write_metrics(1, {"train/loss": 0.5})
 """
 
-import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -14,7 +13,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from rm_jax import store
+from rm_jax import schemas, store
+from rm_jax import sinks as sinks_module
+from rm_jax.lines import (
+    Cut,
+    lines_after,
+    lines_between,
+    read_lines,
+    repair,
+    step_before,
+)
 from rm_jax.sinks import SINKS, Opening, Sink
 
 METRICS, TIMING, EVENTS = "metrics.jsonl", "timing.jsonl", "events.jsonl"
@@ -58,9 +66,10 @@ class RunWriter:
     was not disturbed. For that the caller writes every line of step s, then calls
     `flush`, then saves the checkpoint of s; and writes no line of step s afterwards.
 
-    A sink that cannot be opened ends a new run, before its first step. One that fails
-    later, or when a run continues, is given up: the event "sink_failed", one line, and
-    the run goes on, because all that it was sent is in the files.
+    A sink that has nothing of the run and cannot be opened ends this start, before a
+    step. One that fails later, or cannot be opened again, is given up: the event
+    "sink_failed", one line, and the run goes on, because all is in the files. The next
+    start that opens it sends it the lines that it lacks.
 
     Args:
       workdir: the run directory, made when missing.
@@ -82,7 +91,8 @@ class RunWriter:
     Raises:
       ValueError: metrics.jsonl holds a line that is not one of ours.
       ImportError: a sink without its package; names the extra.
-      RuntimeError: a sink that a new run cannot open.
+      RuntimeError: a sink that has nothing of the run cannot be opened.
+      SchemaError: sinks.json is of a newer rm_jax.
     """
 
     def __init__(
@@ -98,6 +108,7 @@ class RunWriter:
         say: Callable[[str], None] = lambda line: None,
     ):
         self._active, self._say, self.size = active, say, 0
+        self._workdir = workdir
         self._sinks: dict[str, Sink] = {}
         if not active:
             return
@@ -105,15 +116,15 @@ class RunWriter:
         self._path = {
             name: store.join(workdir, name) for name in (METRICS, TIMING, EVENTS)
         }
-        self.size, cut = _repair(self._path[METRICS], step, evaluated)
-        _repair(self._path[EVENTS])
-        _repair(self._path[TIMING])
+        self.size, cut = repair(self._path[METRICS], step, evaluated)
+        repair(self._path[EVENTS])
+        repair(self._path[TIMING])
         self._last = step
         timed = max((n["step"] for n in read_lines(self._path[TIMING])), default=-1)
         for name, project in sinks.items():
             if project:
-                opening = Opening(workdir, step, str(project), config, cut, timed)
-                self._open(name, opening)
+                opening = Opening(workdir, step, str(project), config, {}, timed)
+                self._open(name, opening, cut)
         if size not in (None, self.size):
             self._differs(size)
 
@@ -133,8 +144,9 @@ class RunWriter:
             )
         self._last = step = int(step)
         line = to_json(dict(sorted(values.items())), "metrics")
-        self.size += self._append(METRICS, {"step": step} | line)
+        size = self._append(METRICS, {"step": step} | line)
         self._each(lambda sink: sink.metrics(step, values))
+        self.size += size  # now, because a sink that just failed lacks this line
 
     def write_timing(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line of wall-clock numbers; "seconds" are those since the last one."""
@@ -177,10 +189,11 @@ class RunWriter:
         self.close(failed=error[0] is not None)
 
     def _append(self, name: str, line: Mapping[str, Any]) -> int:
-        """Writes the line; how many bytes it has, with its end."""
+        """Writes the line; how many bytes were added, with its end."""
+        if not self._active:
+            return 0
         text = json.dumps(line)  # ASCII
-        if self._active:
-            store.append_lines(self._path[name], [text])
+        store.append_lines(self._path[name], [text])
         return len(text) + 1
 
     def _differs(self, size: int) -> None:
@@ -195,15 +208,43 @@ class RunWriter:
             "on without them"
         )
 
-    def _open(self, name: str, opening: Opening) -> None:
+    def _open(self, name: str, opening: Opening, cut: list[Cut]) -> None:
+        """Opens a sink, and sends it what it lacks of the lines that are left."""
+        had, late = sinks_module.had(name, self._workdir), []
+        if had < math.inf:
+            at = step_before(self._path[METRICS], int(had), cut)
+            opening = opening._replace(step=min(opening.step, at), timed=at)
+            late = self._late(int(had), at)
+        sent: dict[int, set[str]] = {}
+        for line in cut:
+            if line.end <= had:
+                sent.setdefault(line.step, set()).update(line.names)
+        if late:  # or a kill amid them would leave a sink that seems to have all
+            sinks_module.note_had(name, self._workdir, had)
         try:
-            self._sinks[name] = SINKS[name](opening)
-        except ImportError:
+            sink = SINKS[name](opening._replace(sent=sent))
+            for step, values, timing in late:
+                (sink.timing if timing else sink.metrics)(step, values)
+        except (ImportError, schemas.SchemaError):
             raise
         except Exception as error:
-            if opening.step < 0:
+            whole = cut[-1].end if cut else self.size
+            sinks_module.note_had(name, self._workdir, min(had, whole))
+            if had == 0:
                 raise RuntimeError(f"config.train.{name}: {error}") from error
             self._give_up(name, error)
+            return
+        sinks_module.note_had(name, self._workdir, math.inf)
+        if late:
+            self._say(f"{name} is sent the {len(late)} lines that it lacks")
+        self._sinks[name] = sink
+
+    def _late(self, size: int, at: int) -> list[tuple[int, dict[str, float], bool]]:
+        """(step, values, whether of timing) after so many bytes and after step `at`."""
+        found = [(*line, False) for line in lines_after(self._path[METRICS], size)]
+        timing = lines_between(self._path[TIMING], at, self._last)
+        found += [(*line, True) for line in timing]
+        return sorted(found, key=lambda line: line[0])
 
     def _each(self, call: Callable[[Sink], None]) -> None:
         for name, sink in list(self._sinks.items()):
@@ -211,19 +252,13 @@ class RunWriter:
                 call(sink)
             except Exception as error:  # of the network, a disk, a service
                 del self._sinks[name]
+                sinks_module.note_had(name, self._workdir, self.size)
                 self._give_up(name, error)
 
     def _give_up(self, name: str, error: Exception) -> None:
         why = f"{type(error).__name__}: {error}"
         self.write_event(max(self._last, 0), "sink_failed", sink=name, why=why)
         self._say(f"WARNING {name} failed and gets nothing more: {why:.300}")
-
-
-def read_lines(path: str) -> list[dict[str, Any]]:
-    """The lines of a file that RunWriter keeps, none where there is no file."""
-    if not store.exists(path):
-        return []
-    return [json.loads(line) for line in store.read_text(path).splitlines()]
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -238,42 +273,3 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
         number = array.item()
         out[name] = number if array.dtype.kind in "iu" else float(number)
     return out
-
-
-def _repair(
-    path: str, step: float = math.inf, evaluated: bool = True
-) -> tuple[int, dict[int, set[str]]]:
-    """Cuts the file after the lines of steps up to `step`; a torn last one goes too.
-
-    Where the evaluation of `step` is still to come, a line of it goes as well.
-
-    Returns:
-      bytes that are left; step -> names in the whole lines that were cut.
-    """
-    if not store.exists(path):
-        return 0, {}
-    text = store.read_text(path)
-    end = 0
-    for line in text[: text.rfind("\n") + 1].splitlines(keepends=True):
-        at = _step(path, line)
-        if at > step or (at == step and not evaluated and '"eval/' in line):
-            break
-        end += len(line)
-    size = len(text[:end].encode())
-    if end < len(text):
-        store.truncate(path, size)
-    cut: dict[int, set[str]] = {}
-    for line in text[end : text.rfind("\n") + 1].splitlines():
-        with contextlib.suppress(ValueError):
-            cut.setdefault(_step(path, line), set()).update(json.loads(line))
-    return size, cut
-
-
-def _step(path: str, line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(
-            f"{path}: this line is not an object with a step: {line!r:.80}; move the "
-            "file away to start a new one"
-        ) from None

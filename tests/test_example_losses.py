@@ -11,6 +11,7 @@ import pytest
 from tiny import NO_EVAL, lines, train
 
 import rm_jax
+from rm_jax import schemas
 from rm_jax.build import build
 from rm_jax.losses import LOSSES, REGULARIZERS
 
@@ -72,6 +73,27 @@ def test_the_union_after_stops_and_a_kill_is_that_of_an_undisturbed_run(
     assert names == [f"{step}.parquet" for step in (2, 3, 4, 5)]
     stop_after(10**9)  # the next save, of step 6, has step 5 in it, too
     train(config, workdir)
+    assert rows(workdir) == rows(straight)
+
+
+def test_a_part_of_a_newer_rm_jax_is_refused_and_an_older_one_read(
+    straight, make, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    path = workdir / "example_losses/8.parquet"
+    table = pq.read_table(path)
+    assert table.schema.metadata[b"schema_version"] == b"1"
+    config = make(**NO_EVAL, **ON)
+    for found, why in (("2", "is 2, .*install a newer"), ("x", "is None, ")):
+        pq.write_table(table.replace_schema_metadata({"schema_version": found}), path)
+        with pytest.raises(schemas.SchemaError, match=f"{path}: schema_version {why}"):
+            train(config, workdir)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=f"{path}: .*: move it away, or bring it"):
+        train(config, workdir)
+    pq.write_table(table.replace_schema_metadata(None), path)  # as the first were
+    assert train(config, workdir)[0] is not None
     assert rows(workdir) == rows(straight)
 
 

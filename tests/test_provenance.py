@@ -103,9 +103,57 @@ def test_a_package_in_somebody_elses_checkout_is_not_of_it(checkout):
     }
 
 
-def test_no_git_at_all(checkout, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert provenance.code()["commit"] == ""
+def test_no_checkout_at_all(checkout, monkeypatch):
+    here, _ = checkout
+    shutil.rmtree(here.parent / ".git")
+    for path in (os.environ["PATH"], ""):  # with git and without
+        monkeypatch.setenv("PATH", path)
+        assert provenance.code()["commit"] == provenance.code()["dirty_diff"] == ""
+
+
+def test_a_git_that_cannot_say_leaves_the_code_unknown(checkout, monkeypatch):
+    here, _ = checkout
+    sha, real = provenance.package_sha256(), subprocess.run
+    want = lambda why: {"sha256": sha, "commit": why, "dirty_diff": why}
+
+    def slow(command, **options):
+        if "HEAD" in command and "diff" in command:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return real(command, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", slow)
+        found = provenance.code()
+        assert found == want("unknown: git diff: no answer in 10 s")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")
+        why = "unknown: git ls-files: No such file or directory"
+        assert provenance.code() == want(why)
+    (here.parent / ".git" / "index").write_bytes(b"damaged")
+    found = provenance.code()
+    assert found == want(found["commit"])
+    assert found["commit"].startswith("unknown: git ls-files: exit code 128: ")
+
+
+def test_a_diff_says_that_code_is_unknown(root, checkout, tmp_path, monkeypatch):
+    from rm_jax.report.diff import diff, text_lines
+
+    monkeypatch.setattr(provenance, "GIT_WITHIN", 0)
+    for name in ("a", "b"):
+        shutil.copytree(root / "tests" / "golden" / "run", tmp_path / name)
+        path = str(tmp_path / name / "run.json")
+        info = store.read_json(path)
+        for session in info["sessions"]:
+            session["code"] = provenance.code()
+        store.write_sealed(path, info)
+    found = diff(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert list(found.sections["code"]) == ["code.commit", "code.dirty_diff"]
+    why = "'unknown: git ls-files: no answer in 0 s'"
+    assert f"  code.dirty_diff: {why} -> {why}" in list(text_lines(found))
+    info["sessions"][0]["code"] = dict.fromkeys(info["sessions"][0]["code"], "a")
+    store.write_sealed(path, info)
+    found = diff(str(tmp_path / "b"), str(tmp_path / "b"))
+    assert not found.same and found.sections["code"]
 
 
 def test_the_sha_of_the_code_is_that_of_every_module(checkout):

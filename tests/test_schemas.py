@@ -1,8 +1,10 @@
 """A file of a newer rm_jax is refused by name: file, version found, version known."""
 
 import hashlib
+import importlib.util
 import io
 import json
+import re
 import shutil
 
 import pyarrow.parquet as pq
@@ -25,6 +27,66 @@ def run(root, tmp_path):
 def raise_version(path):
     value = json.loads(path.read_text())
     path.write_text(json.dumps(value | {"schema_version": 2, "shape": "new"}))
+
+
+# Files of a run directory without a version of ours, each with the reason.
+OTHERS = {
+    r"(metrics|timing|events)\.jsonl": "run.json has theirs",
+    r"report\.html": "read by nobody but people; made again from the rest",
+    r"tokenizer/.*": "the files of transformers",
+    r"tensorboard/events\.out\.tfevents\..*": "the format of TensorBoard",
+    r"wandb/.*": "of W&B",
+    r"profile/.*": "the format of jax's profiler",
+    r"checkpoints/\d+/(?!manifest/data\.json).*": "Orbax's; the manifest is ours",
+    r"plugins/.*": "code of the user, kept as it was",
+}
+
+
+def version_of(path):
+    if path.suffix == ".parquet":
+        return int(pq.read_schema(path).metadata[b"schema_version"])
+    return json.loads(path.read_text())["schema_version"]
+
+
+@pytest.mark.slow
+def test_every_file_of_a_run_with_everything_on_has_a_version(
+    make, tmp_path, monkeypatch
+):
+    sinks = {"train__tensorboard": True}
+    for name in ("wandb", "trackio"):
+        if importlib.util.find_spec(name):
+            sinks[f"train__{name}"] = "rm"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    config = make(
+        **sinks,
+        train__report=True,
+        train__example_losses=True,
+        train__profile="2:3",
+        train__duration="4 steps",
+    )
+    rm_jax.train(config, str(tmp_path / "run"), stream=io.StringIO())
+    names = [
+        str(path.relative_to(tmp_path / "run"))
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file()
+    ]
+    ours = [n for n in names if not any(re.fullmatch(p, n) for p in OTHERS)]
+    kinds = {
+        name: "checkpoint"
+        if name.startswith("checkpoints/")
+        else name.partition("/")[0]
+        for name in ours
+    }
+    for name, kind in kinds.items():
+        assert version_of(tmp_path / "run" / name) == schemas.VERSIONS[kind], name
+    made = set(kinds.values()) | set(schemas.LINES)
+    if len(sinks) == 1:  # sinks.json is of the others
+        made.add("sinks.json")
+    assert made == set(schemas.VERSIONS)
+    assert "tensorboard" in " ".join(names) and "report.html" in names
+    assert any(name.startswith("profile/") for name in names)
 
 
 def train(run):

@@ -9,7 +9,7 @@ import sys
 import pytest
 from tiny import NO_EVAL, lines, train
 
-from rm_jax import sinks
+from rm_jax import schemas, sinks
 from rm_jax.sinks import SINKS, Sink
 from rm_jax.writer import RunWriter
 
@@ -19,9 +19,13 @@ class Memory(Sink):
 
     def __init__(self, opening):
         self.opening, self.got = opening, []
+        sinks._id("memory", opening.workdir)
 
     def metrics(self, step, values):
         self.got.append((step, dict(values)))
+
+    def timing(self, step, values):
+        self.got.append((step, {f"timing/{k}": v for k, v in values.items()}))
 
     def close(self, failed):
         self.got.append(failed)
@@ -49,7 +53,8 @@ def test_a_sink_is_told_what_was_sent_before(tmp_path, memory):
     assert first == (tmp_path, -1, "project", {"a": 1}, {}, -1)
     assert second.sent == {4: {"step", "x", "eval/x"}} and second.timed == 4
     assert memory[0].got == [
-        (2, {"x": 1.0}), (4, {"x": 2.0}), (4, {"eval/x": 3.0}), False
+        (2, {"x": 1.0}), (4, {"x": 2.0}), (4, {"eval/x": 3.0}),
+        (4, {"timing/seconds": 1.0}), False,
     ]  # fmt: skip
 
 
@@ -77,16 +82,118 @@ def test_a_sink_that_fails_is_given_up_and_said_once(tmp_path, memory):
     assert memory[0].got == [(1, {"x": 1.0})]
 
 
-def test_a_new_run_does_not_begin_without_its_sink_but_goes_on(tmp_path, monkeypatch):
-    def broken(opening):
-        raise OSError("no network")
+def broken(opening):
+    sinks._id("memory", opening.workdir)
+    raise OSError("no network")
 
+
+def log(workdir, first, last, step, **more):
+    """Lines of steps first ... last, by a start from `step`; the bytes of each."""
+    sizes = {}
+    with RunWriter(workdir, step=step, **more) as w:
+        for s in range(first, last + 1):
+            w.write_metrics(s, {"x": float(s)})
+            w.write_timing(s, {"seconds": 0.5})
+            sizes[s] = w.size
+    return sizes
+
+
+def sent(*steps):
+    return [
+        (s, values)
+        for s in steps
+        for values in ({"x": float(s)}, {"timing/seconds": 0.5})
+    ]
+
+
+@pytest.mark.parametrize("step", [-1, 0, 3])
+def test_no_start_goes_on_without_a_sink_that_has_nothing(tmp_path, monkeypatch, step):
+    log(tmp_path, 1, 4, -1)  # without it
     monkeypatch.setitem(SINKS, "memory", broken)
-    with pytest.raises(RuntimeError, match="config.train.memory: no network"):
-        RunWriter(tmp_path, step=-1, sinks={"memory": "p"})
-    with RunWriter(tmp_path, step=0, sinks={"memory": "p"}) as w:
-        w.write_metrics(1, {"x": 1.0})
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="config.train.memory: no network"):
+            RunWriter(tmp_path, step=step, sinks={"memory": "p"})
+    assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_a_sink_that_opens_late_is_sent_the_whole_log(tmp_path, memory, monkeypatch):
+    on, said = {"sinks": {"memory": "p"}}, []
+    with monkeypatch.context() as patch:
+        patch.setitem(SINKS, "memory", broken)
+        with pytest.raises(RuntimeError, match="no network"):
+            log(tmp_path, 1, 0, -1, **on)
+    log(tmp_path, 1, 5, 0)  # meanwhile off; then restored at 3
+    log(tmp_path, 4, 6, 3, say=said.append, **on)
+    (first,) = memory
+    assert first.opening.step == first.opening.timed == -1 and not first.opening.sent
+    # Of timing.jsonl, which is not cut, the steps that are done again come again.
+    assert first.got == [*sent(1, 2, 3, 4, 5, 6), False]
+    assert said == ["memory is sent the 6 lines that it lacks"]
+    log(tmp_path, 6, 6, 5, say=said.append, **on)
+    assert len(said) == 1 and memory[1].opening.sent == {6: {"step", "x"}}
+
+
+@pytest.mark.parametrize("restored", [1, 2, 4])
+def test_a_sink_that_failed_is_sent_the_rest_when_it_opens_again(
+    tmp_path, memory, monkeypatch, restored
+):
+    on = {"sinks": {"memory": "p"}}
+    with RunWriter(tmp_path, step=-1, **on) as w:
+        for step in range(1, 6):
+            if step == 3:
+                memory[0].metrics = lambda *_: 1 / 0
+            w.write_metrics(step, {"x": float(step)})
+    assert memory[0].got == [(1, {"x": 1.0}), (2, {"x": 2.0})]
+    with monkeypatch.context() as patch:  # it has something, so the run goes on
+        patch.setitem(SINKS, "memory", broken)
+        log(tmp_path, 1, 0, 4, **on)
+    with RunWriter(tmp_path, step=restored, **on) as w:
+        for step in range(restored + 1, 6):
+            w.write_metrics(step, {"x": float(step)})
+    opening, got = memory[1].opening, dict(memory[1].got[:-1])
+    assert got | {1: 0, 2: 0} == {
+        1: 0,
+        2: 0,
+        3: {"x": 3.0},
+        4: {"x": 4.0},
+        5: {"x": 5.0},
+    }
+    assert opening.sent == ({2: {"step", "x"}} if restored == 1 else {})
+    assert opening.step == min(restored, 2)
+
+
+def test_a_sink_that_cannot_be_opened_again_is_sent_the_rest_later(
+    tmp_path, memory, monkeypatch
+):
+    on, said = {"sinks": {"memory": "p"}}, []
+    log(tmp_path, 1, 4, -1, **on)
+    with monkeypatch.context() as patch:
+        patch.setitem(SINKS, "memory", broken)
+        log(tmp_path, 3, 6, 2, say=said.append, **on)
+    assert "memory failed and gets nothing more: OSError: no network" in said[0]
     assert lines(tmp_path, "events.jsonl")[0]["event"] == "sink_failed"
+    log(tmp_path, 7, 7, 6, **on)
+    assert memory[1].got == [*sent(5, 6, 7), False]
+
+
+def test_tensorboard_that_is_turned_on_later_has_the_whole_log(tmp_path):
+    pytest.importorskip("tensorboardX")
+    log(tmp_path, 1, 4, -1)
+    log(tmp_path, 5, 5, 4, sinks={"tensorboard": True})
+    (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    assert file.read_bytes().count(b"timing/seconds") == 5
+    kept = json.loads((tmp_path / sinks.IDS).read_text())
+    assert kept == {"schema_version": 1}  # it lacks nothing
+
+
+def test_the_ids_of_a_newer_rm_jax_are_refused_and_older_ones_read(tmp_path, memory):
+    path = tmp_path / sinks.IDS
+    path.write_text('{"memory": "ab"}')  # as the first files were
+    log(tmp_path, 1, 1, 0, sinks={"memory": "p"})
+    assert sinks._id("memory", str(tmp_path)) == "ab"
+    path.write_text('{"memory": "ab", "schema_version": 2}')
+    with pytest.raises(schemas.SchemaError, match=f"{path}: schema_version is 2, "):
+        RunWriter(tmp_path, step=1, sinks={"memory": "p"})
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
@@ -112,7 +219,11 @@ def test_a_missing_package_is_named_before_anything_is_read(
 def test_ids_are_made_once(tmp_path):
     a, b = (sinks._id(name, str(tmp_path)) for name in ("wandb", "trackio"))
     assert a != b and sinks._id("wandb", str(tmp_path)) == a
-    assert json.loads((tmp_path / sinks.IDS).read_text()) == {"wandb": a, "trackio": b}
+    kept = json.loads((tmp_path / sinks.IDS).read_text())
+    lacks = {"wandb": 0, "trackio": 0}  # neither is open
+    assert kept == {
+        "schema_version": 1, "wandb": a, "trackio": b, sinks.LACKS: lacks
+    }  # fmt: skip
 
 
 def killed_and_continued(make, tmp_path, monkeypatch, **knobs):

@@ -213,6 +213,7 @@ def test_an_inactive_writer_writes_nothing(tmp_path):
         w.write_event(1, "x")
         w.add_histogram(1, "x", np.zeros(3))
         w.flush()
+        assert w.size == w._append(writer.METRICS, {"step": 1}) == 0
     assert not store.exists(folder)
 
 
@@ -246,6 +247,7 @@ def tensorboard_events(folder):
 
 
 def test_tensorboard_hides_what_came_after_the_restart(tmp_path):
+    (tmp_path / "tensorboard").mkdir()  # of the start before
     RunWriter(tmp_path, step=4, sinks={"tensorboard": True}).close()
     first, start = tensorboard_events(tmp_path / "tensorboard")
     assert first.file_version == "brain.Event:2"

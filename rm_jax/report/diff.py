@@ -142,7 +142,7 @@ def _over_time(
         values: dict[str, Any] = {}
         for session, own in zip(sessions, flat, strict=True):
             value = own.get(key)
-            if key == "code.dirty_diff" and value:
+            if key == "code.dirty_diff" and value and not _unknown(value):
                 value = f"sha256 {hashlib.sha256(value.encode()).hexdigest()[:16]}"
             if not values or list(values.values())[-1] != value:
                 values[f"from step {session['starts'][0]['step']}"] = value
@@ -156,10 +156,19 @@ def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any,
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Equality in which NaN equals NaN."""
+    """Equality in which NaN equals NaN, and what is not known equals nothing."""
+    if _unknown(a) or _unknown(b):
+        return False
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_equal, a, b))
     return a == b or (a != a and b != b)
+
+
+def _unknown(value: Any) -> bool:
+    """Whether it is what provenance.code writes where git failed, of any session."""
+    if isinstance(value, Mapping):
+        return any(map(_unknown, value.values()))
+    return isinstance(value, str) and value.startswith("unknown: git ")
 
 
 def _figures(
