@@ -37,7 +37,9 @@ class EventFile:
         self._folder, self._summary, self._event = folder, summary, event_pb2.Event
         with self._named():
             path = os.path.join(folder, "events")
-            self._file = event_file_writer.EventsWriter(path)
+            # The package's names have seconds only: two starts in one would share one.
+            suffix = f".{time.time_ns():020d}"
+            self._file = event_file_writer.EventsWriter(path, suffix)
         self._flushed = time.monotonic()
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(purge_step, session_log=start)

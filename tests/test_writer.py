@@ -5,11 +5,13 @@ import io
 import json
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from rm_jax import progress, store, writer
+from rm_jax.eventfile import EventFile
 from rm_jax.writer import RunWriter
 
 
@@ -253,6 +255,13 @@ def test_tensorboard_hides_what_came_after_the_restart(tmp_path):
     assert first.file_version == "brain.Event:2"
     # TensorBoard drops steps >= that of a START.
     assert (start.step, start.session_log.status) == (5, start.session_log.START)
+
+
+def test_two_starts_in_one_second_have_event_files_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.5)
+    for _ in range(2):
+        EventFile(str(tmp_path), 0).close()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_full_disk_under_tensorboard_is_said(tmp_path, monkeypatch):
