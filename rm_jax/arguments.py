@@ -1,15 +1,15 @@
 """The parts of a command line, each checked before any work."""
 
 import argparse
-import ast
+import json
 import os
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rm_jax import objects, store
+from rm_jax.limits import MOST
 
 OVERRIDE = "--config."
-MOST = 2**31 - 1  # of a number on the command line
 
 
 class UsageError(ValueError):
@@ -107,11 +107,17 @@ def columns(args: argparse.Namespace) -> dict[str, str] | None:
     if not args.columns:
         return None
     try:
-        found = ast.literal_eval(args.columns)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        found = json.loads(args.columns, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UsageError(f'--columns {args.columns!r:.200}: want {{"field": "column"}}')
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a field is twice in it")
     return found
 
 

@@ -675,8 +675,12 @@ def test_columns_of_eval_need_a_format_that_takes_them(rm_jax, tmp_path, monkeyp
             ("columns: 'chosen': 3", "want the name of a column"),
         ),
         (
-            ["data", "audit", "--data", "world:", "--columns", "{[]: 1}"],
-            ("--columns '{[]: 1}'", '{"field": "column"}'),
+            ["data", "audit", "--data", "world:", "--columns", "{'prompt': 'x'}"],
+            ("--columns", "{'prompt': 'x'}", '{"field": "column"}'),
+        ),
+        (
+            ["data", "audit", "--data", "hf:x", "--columns", '{"a": "x", "a": "y"}'],
+            ("--columns", '{"field": "column"}'),
         ),
         (
             ["data", "audit", "--data", "world:", "--columns", "prompt"],
