@@ -1,12 +1,11 @@
 """The parts of a command line, each checked before any work."""
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from rm_jax import objects, store
+from rm_jax import jsontext, objects, store
 from rm_jax.limits import MOST
 
 OVERRIDE = "--config."
@@ -107,18 +106,9 @@ def columns(args: argparse.Namespace) -> dict[str, str] | None:
     if not args.columns:
         return None
     try:
-        found = json.loads(args.columns, object_pairs_hook=_once)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UsageError(f'--columns {args.columns!r:.200}: want {{"field": "column"}}')
-    return found
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a field is twice in it")
-    return found
+        return jsontext.read_object("--columns", args.columns)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_new(flag: str, path: str, folder: bool = True) -> None:

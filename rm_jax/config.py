@@ -10,7 +10,6 @@ import ast
 import contextlib
 import difflib
 import importlib.util
-import json
 import pathlib
 import re
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from rm_jax import schemas, seal, store
+from rm_jax import jsontext, schemas, seal, store
 from rm_jax.limits import ConfigError, Duration, check, parse_duration
 from rm_jax.shares import check_train
 
@@ -113,7 +112,7 @@ def _from_json(path: str) -> ConfigDict:
     """
     text, config = store.read_text(path), load("rm_jax:base")
     with _named(path):
-        values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+        values = jsontext.read(text)
         if not isinstance(values, dict):
             raise ConfigError(f"want a JSON object, got {type(values).__name__}")
         version = values.get(schemas.KEY, 1)  # first: a newer file has unknown keys
@@ -159,28 +158,9 @@ def _why(error: BaseException) -> str:
         return f"exit({error.code!r}) is called: want get_config(arg) to return"
     if isinstance(error, RecursionError):
         return f"RecursionError: {error}: it is nested too deep, or calls itself"
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error}"
     if isinstance(error, ValueError | AttributeError) and str(error):
         return str(error)  # says what is wrong, e.g. with a key that is not there
     return f"{type(error).__name__}: {error}".removesuffix(": ")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ConfigError(f"the key {key!r} twice in one object: keep one of them")
-        if "." in key:
-            raise ConfigError(
-                f"the key {key!r} has a dot: want an object for each part"
-            )
-        found[key] = value
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ConfigError(f"{name} is not JSON: want a finite number")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -252,26 +232,16 @@ def _literal(key: str, value: Any) -> Any:
       ConfigError: it begins as a mapping and is not JSON; says where it breaks.
     """
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = _mapping(key, value)
+        try:
+            value = jsontext.read_object(f"config.{key}", value)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     elif isinstance(value, str):
         try:
             value = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return value
     return _plain(key, value)
-
-
-def _mapping(key: str, text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        at = getattr(error, "pos", None)
-        near = (
-            "" if at is None else f', at {text[at : at + 20]!r}; want {{"name": ...}}'
-        )
-        raise ConfigError(
-            f"config.{key} = {text!r:.80}: {_why(error)}{near}"
-        ) from error
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -676,15 +676,15 @@ def test_columns_of_eval_need_a_format_that_takes_them(rm_jax, tmp_path, monkeyp
         ),
         (
             ["data", "audit", "--data", "world:", "--columns", "{'prompt': 'x'}"],
-            ("--columns", "{'prompt': 'x'}", '{"field": "column"}'),
+            ("--columns", "{'prompt': 'x'}", "line 1 column 2", '{"name": ...}'),
         ),
         (
             ["data", "audit", "--data", "hf:x", "--columns", '{"a": "x", "a": "y"}'],
-            ("--columns", '{"field": "column"}'),
+            ("--columns", "the key 'a' twice"),
         ),
         (
             ["data", "audit", "--data", "world:", "--columns", "prompt"],
-            ("--columns 'prompt'", '{"field": "column"}'),
+            ("--columns = 'prompt': not JSON", '{"name": ...}'),
         ),
         (["data", "audit", "--data", "jsonl:no.jsonl"], ("no.jsonl: no such file",)),
         (["diff", "gs:/x/y", "z"], ("RUN_A", "did you mean gs://x/y")),
