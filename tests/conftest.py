@@ -161,3 +161,27 @@ def stop_after(monkeypatch):
         monkeypatch.setattr(train_module, "run_step", counted)
 
     return arm
+
+
+@pytest.fixture
+def rm_jax(capsys, monkeypatch):
+    """Runs a command line as the console script does: code, stdout and stderr."""
+
+    import sys
+
+    from absl import logging
+
+    from rm_jax import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rm-jax", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            main.entry()
+        out = capsys.readouterr()
+        return done.value.code, out.out, out.err
+
+    # What `entry` sets for its process, which here is that of all tests.
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = logging.get_verbosity()
+    yield run
+    logging.set_verbosity(before)

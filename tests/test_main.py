@@ -12,7 +12,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from absl import logging
+from command import ROW, assert_one_line, never, rows
 
 from rm_jax import losses, main, sharding
 from rm_jax.arguments import UsageError
@@ -40,25 +40,6 @@ TINY = {
     "train.report": False,
 }
 NO_EVAL = {"data__eval": "{}", "train__keep_best": 0}
-ROW = {"prompt": "Two and two?", "responses": ["Four.", "Five."], "ranks": [0, 1]}
-
-
-@pytest.fixture
-def rm_jax(capsys, monkeypatch):
-    """Runs a command line as the console script does: code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rm-jax", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main.entry()
-        out = capsys.readouterr()
-        return done.value.code, out.out, out.err
-
-    # What `entry` sets for its process, which here is that of all tests.
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    before = logging.get_verbosity()
-    yield run
-    logging.set_verbosity(before)
 
 
 def train(workdir, tokens, **changes):
@@ -69,30 +50,12 @@ def train(workdir, tokens, **changes):
     return ["train", "--config", "rm_jax:base", "--workdir", str(workdir), *knobs]
 
 
-def rows(path, *lines):
-    """A jsonl file of rows, or of lines of text as they are."""
-    text = (line if isinstance(line, str) else json.dumps(line) for line in lines)
-    path.write_text("".join(f"{line}\n" for line in text))
-    return path
-
-
 def files(folder):
     return {
         p: (p.read_bytes(), p.stat().st_mtime_ns)
         for p in sorted(pathlib.Path(folder).rglob("*"))
         if p.is_file()
     }
-
-
-def assert_one_line(code, err, *parts):
-    """The last line is the error, the only one, and has all the parts."""
-    assert code == 1
-    *before, last = err.splitlines()
-    assert last.startswith("rm-jax: ") and "Traceback" not in err
-    assert not any(line.startswith("rm-jax: ") for line in before)
-    for part in parts:
-        assert part in last
-    return before
 
 
 BAD_CONFIG = {
@@ -172,43 +135,6 @@ def test_a_bad_config_is_one_line_and_no_run(case, rm_jax, tmp_path, tokens):
     code, out, err = rm_jax(*train(tmp_path / "run", tokens, **changes))
     assert_one_line(code, err, *parts)
     assert out == "" and not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "want"),
-    [
-        (["--config.batch.examples", "7"], 7),
-        (["--config.batch.examples=7"], 7),
-        (["--config.batch.examples", "8", "--config.batch.examples", "-7"], -7),
-    ],
-    ids=["space", "equals", "negative"],
-)
-def test_a_knob_is_set_with_an_equals_sign_or_a_space(words, want, monkeypatch):
-    given = []
-    monkeypatch.setattr(train_module, "train", lambda config, _: given.append(config))
-    head = ["train", "--config", "rm_jax:base"]
-    assert main.run([*head, *words, "--workdir", "x"]) == 75
-    assert given[0].batch.examples == want
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["--config.batch.examples"], ("--config.batch.examples", "no value")),
-        (
-            ["--config.batch.examples", "--workdir", "y"],
-            ("no value", "want --config.batch.examples=VALUE"),
-        ),
-        (["--config."], ("want --config.KEY=VALUE",)),
-        (["--config.a-b=1"], ("unknown key config.a-b",)),
-    ],
-    ids=["last", "before a flag", "no key", "no word"],
-)
-def test_a_knob_without_a_value_is_one_line(words, parts, rm_jax, tmp_path):
-    command = ["train", "--config", "rm_jax:base", "--workdir", tmp_path / "run"]
-    code, out, err = rm_jax(*command, *words)
-    assert assert_one_line(code, err, *parts) == [] and out == ""
-    assert not (tmp_path / "run").exists()
 
 
 BAD_ROWS = {
@@ -352,21 +278,6 @@ def test_a_workdir_that_can_be_made_is_not_made_yet(tmp_path):
 
     rundir._check_writable(str(tmp_path / "a" / "b"))
     assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("command", "flag"),
-    [
-        (["inspect", "~/x", "--step", "0"], "{home}/x is no run directory"),
-        (["diff", "~/x", "y"], "'{home}/x' is not a run directory"),
-        (["data", "audit", "--data", "jsonl:~/x.jsonl"], "{home}/x.jsonl: no such"),
-        (["train", "--config", "~/x.py", "--workdir", "y"], "'{home}/x.py'"),
-    ],
-)
-def test_a_tilde_is_the_home_folder(command, flag, rm_jax, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    code, _, err = rm_jax(*command)
-    assert_one_line(code, err, flag.format(home=tmp_path))
 
 
 @pytest.fixture
@@ -524,38 +435,6 @@ def test_scores_are_written_whole_or_not_at_all(run, rm_jax, tmp_path):
     assert {k: v for k, v in files(tmp_path).items() if k in before} == before
 
 
-def never(*_):
-    raise AssertionError("the model is loaded")
-
-
-@pytest.mark.parametrize(
-    ("verb", "output", "parts"),
-    [
-        ("score", "no/such/x.jsonl", ("--output no/such/x.jsonl", "no folder")),
-        ("score", "folder", ("folder", "is there already")),
-        ("score", "", ("--output: '': want a path",)),
-        ("score", "mine.jsonl/x", ("mine.jsonl", "no folder")),
-        ("eval", "mine.jsonl/x/y", ("mine.jsonl", "no folder")),
-        ("eval", "mine.jsonl", ("--out mine.jsonl", "is there already")),
-    ],
-)  # fmt: skip
-def test_an_output_that_cannot_be_written_is_named_first(
-    verb, output, parts, rm_jax, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rm_jax.serve.scorer.load", never)
-    monkeypatch.setattr("rm_jax.serve.evaluation.load", never)
-    rows(tmp_path / "mine.jsonl", ROW)
-    (tmp_path / "folder").mkdir()
-    what = {
-        "score": ["--input", "mine.jsonl", "--output", output],
-        "eval": ["--data", "jsonl:mine.jsonl", "--out", output],
-    }
-    code, out, err = rm_jax(verb, "--checkpoint", "run", *what[verb])
-    assert assert_one_line(code, err, *parts) == [] and out == ""
-    assert sorted(os.listdir(tmp_path)) == ["folder", "mine.jsonl"]
-
-
 @pytest.mark.parametrize(
     ("lines", "parts"),
     [
@@ -628,74 +507,6 @@ def test_columns_of_eval_need_a_format_that_takes_them(rm_jax, tmp_path, monkeyp
         tmp_path / "out", "--columns", '{"prompt": "question"}',
     )  # fmt: skip
     assert_one_line(code, err, "'jsonl' takes no columns", "question")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (["trian"], ("unknown command 'trian'", "known", "'train'")),
-        (["data", "audt"], ("unknown command 'data audt'", "'data audit'")),
-        (["data"], ("unknown command 'data'", "'data prepare'")),
-        (
-            ["train", "--config", "no.py", "--workdir", "x"],
-            ("no config file 'no.py'", "rm_jax:NAME"),
-        ),
-        (
-            ["eval", "--checkpoint", "no/run", "--data", "world:", "--out", "x"],
-            ("no/run is no run directory", "--workdir"),
-        ),
-        (["inspect", "no/run", "--step", "0"], ("no/run is no run directory",)),
-        (["inspect", "no/run", "--step", "-1"], ("--step", "'-1'", "0 or more")),
-        (["inspect", "no/run", "--step", "two"], ("--step", "'two'", "0 or more")),
-        (
-            ["inspect", "run", "--step", "1", "--rows", "-5"],
-            ("--rows", "'-5'", "0 or more"),
-        ),
-        (["inspect", "no/run", "--step", "9" * 5000], ("--step", "0 or more")),
-        (
-            ["score", "--step", "worst"],
-            ("--step", "'worst'", "0 or more", "best", "rm-jax score --help"),
-        ),
-        (["eval", "--step", "1.5"], ("--step", "'1.5'", "best", "rm-jax eval --help")),
-        (["eval", "--limit", "-1"], ("--limit", "'-1'", "0 or more")),
-        (["train", "--config", "x.py"], ("--workdir", "rm-jax train --help")),
-        (
-            ["train", "--config", "x.py", "--workdir", "x", "--confg.a=1"],
-            ("--confg.a=1",),
-        ),
-        (
-            ["data", "audit", "--data", "world:", "--columns", '{"prompt": "x"}'],
-            ("'world:' takes no columns", "{'prompt': 'x'}"),
-        ),
-        (
-            [
-                *("data", "audit", "--data", "columns:x.jsonl", "--columns"),
-                '{"chosen": 3, "rejected": "x"}',
-            ],
-            ("columns: 'chosen': 3", "want the name of a column"),
-        ),
-        (
-            ["data", "audit", "--data", "world:", "--columns", "{'prompt': 'x'}"],
-            ("--columns", "{'prompt': 'x'}", "line 1 column 2", '{"name": ...}'),
-        ),
-        (
-            ["data", "audit", "--data", "hf:x", "--columns", '{"a": "x", "a": "y"}'],
-            ("--columns", "the key 'a' twice"),
-        ),
-        (
-            ["data", "audit", "--data", "world:", "--columns", "prompt"],
-            ("--columns = 'prompt': not JSON", '{"name": ...}'),
-        ),
-        (["data", "audit", "--data", "jsonl:no.jsonl"], ("no.jsonl: no such file",)),
-        (["diff", "gs:/x/y", "z"], ("RUN_A", "did you mean gs://x/y")),
-    ],
-    ids=lambda x: " ".join(x)[:30] if isinstance(x, list) else "",
-)
-def test_a_bad_command_is_one_line(arguments, parts, rm_jax, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, out, err = rm_jax(*arguments)
-    assert assert_one_line(code, err, *parts) == [] and out == ""
-    assert os.listdir(tmp_path) == []
 
 
 def test_help_and_nothing(rm_jax):

@@ -52,12 +52,6 @@ def test_a_source_comes_whole_before_one_of_it_comes_again():
         assert len(counts) == len(own) and len(laps) > 2
 
 
-def test_thirds_are_given_to_the_largest_remainders():
-    assert shares.quotas({"a": 1, "b": 1, "c": 1}) == {"a": 3334, "b": 3333, "c": 3333}
-    assert shares.quotas({"a": 2, "b": 1}) == {"a": 6667, "b": 3333}
-    assert sum(shares.quotas({str(i): 1 + i % 7 for i in range(41)}).values()) == 10_000
-
-
 def test_counts_are_a_fixed_choice_taken_once_an_epoch():
     found, _ = mixture({"a": 30, "b": 5}, {"a": 4, "b": 5}, counted=True)
     assert found.epoch == 9
