@@ -25,7 +25,16 @@ from rm_jax.losses.knobs import (
     read_knobs,
     suggestion,
 )
-from rm_jax.losses.pairwise import bradley_terry
+from rm_jax.losses.listwise import best_of_k, bt_kwise, plackett_luce
+from rm_jax.losses.margins import (
+    adaptive_margin,
+    hinge,
+    margin_bt,
+    margin_mse,
+    scaled_bt,
+)
+from rm_jax.losses.noise import label_smooth, robust_bt, soft_label
+from rm_jax.losses.pairwise import bradley_terry, bt
 from rm_jax.losses.regularize import (
     Regularizer,
     center,
@@ -33,6 +42,8 @@ from rm_jax.losses.regularize import (
     length_sums,
     score_l2,
 )
+from rm_jax.losses.shapes import ce_pointwise, focal, focal_penalty, tempered_bt
+from rm_jax.losses.ties import davidson, rao_kupper
 from rm_jax.types import Labels, RewardOutput
 
 __all__ = [
@@ -50,7 +61,29 @@ __all__ = [
     "sums",
 ]
 
-LOSSES: dict[str, Callable[..., Array]] = {"bradley_terry": bradley_terry}
+LOSSES: dict[str, Callable[..., Array]] = {
+    # on pairs
+    "bradley_terry": bradley_terry,
+    "bt": bt,
+    "margin_bt": margin_bt,
+    "scaled_bt": scaled_bt,
+    "hinge": hinge,
+    "focal": focal,
+    "focal_penalty": focal_penalty,
+    "margin_mse": margin_mse,
+    "tempered_bt": tempered_bt,
+    "label_smooth": label_smooth,
+    "robust_bt": robust_bt,
+    "soft_label": soft_label,
+    "adaptive_margin": adaptive_margin,
+    "ce_pointwise": ce_pointwise,
+    "rao_kupper": rao_kupper,
+    "davidson": davidson,
+    # on whole lists
+    "bt_kwise": bt_kwise,
+    "plackett_luce": plackett_luce,
+    "best_of_k": best_of_k,
+}
 REGULARIZERS: dict[str, Regularizer] = {
     "center": Regularizer(per_example=center),
     "score_l2": Regularizer(per_example=score_l2),

@@ -21,13 +21,19 @@ import numpy as np
 
 
 class Range(NamedTuple):
-    """The allowed values of a knob: finite, low <= value < high."""
+    """The allowed values of a knob: finite, in [low, high); closed: [low, high]."""
 
     low: float
     high: float
+    closed: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Whether a number may be had."""
+        below = value <= self.high if self.closed else value < self.high
+        return bool(np.isfinite(value) and self.low <= value and below)
 
     def __str__(self) -> str:
-        return f"[{self.low:g}, {self.high:g})"
+        return f"[{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
 
 
 class Needs(NamedTuple):
@@ -118,7 +124,7 @@ def _number(value: Any, hint: Any, where: str) -> np.ndarray:
         out = np.asarray(value, np.float32)
     limits = _notes(hint, Range) or [Range(-math.inf, math.inf)]
     for limit in limits:
-        if out.shape or not (np.isfinite(out) and limit.low <= out < limit.high):
+        if out.shape or not limit.holds(out):
             raise ValueError(
                 f"{where} = {value!r}: must be one finite float32 number in {limit}"
             )

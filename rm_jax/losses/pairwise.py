@@ -1,9 +1,12 @@
-"""Losses on pairs of responses: Bradley-Terry with margins, soft labels and ties.
+"""The compared pairs of an example, and the likelihood of what people said of them.
 
-All are written for scores [e k] of one model; members are vmapped by the caller.
+`pairs` and `mean_of_pairs` are what every loss on pairs is made of (margins.py,
+noise.py, ties.py). All are written for scores [e k] of one model; members are vmapped
+by the caller.
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 import jax
@@ -12,6 +15,18 @@ from jaxtyping import Array, Bool, Float
 
 from rm_jax.losses.knobs import Needs, Range
 from rm_jax.types import Labels, RewardOutput
+
+Positive = Annotated[float, Range(0.0, math.inf)]
+
+
+class TieKnobs(NamedTuple):
+    """Knobs of a loss on pairs that has none of its own.
+
+    Attributes:
+      tie_weight: weight of a tied pair where an ordered pair weighs 1; 0 drops ties.
+    """
+
+    tie_weight: Positive = 1.0
 
 
 class BradleyTerryKnobs(NamedTuple):
@@ -24,10 +39,10 @@ class BradleyTerryKnobs(NamedTuple):
       tie_weight: weight of a tied pair where an ordered pair weighs 1.
     """
 
-    margin: Annotated[float, Range(0.0, math.inf)] = 0.0
+    margin: Positive = 0.0
     margin_strength: Annotated[float, Range(0.0, math.inf), Needs("strength")] = 0.0
     label_smoothing: Annotated[float, Range(0.0, 0.5)] = 0.0
-    tie_weight: Annotated[float, Range(0.0, math.inf)] = 1.0
+    tie_weight: Positive = 1.0
 
 
 class Pairs(NamedTuple):
@@ -75,6 +90,25 @@ def _both(flag: Bool[Array, "e k"]) -> Bool[Array, "e k k"]:
     return flag[:, :, None] & flag[:, None, :]
 
 
+def bt(
+    out: RewardOutput, labels: Labels, hparams: TieKnobs, key: Array
+) -> Float[Array, "e"]:
+    """f(Δ) = sp(-Δ) = -log σ(Δ): Bradley-Terry, `bradley_terry` without its knobs.
+
+    Args:
+      out: scores [e k].
+      labels: ranks, present, soft.
+      hparams: see TieKnobs.
+      key: not used.
+
+    References:
+      Bradley & Terry 1952; Christiano 2017; Stiennon 2020; Ouyang 2022 Eq. 1.
+    """
+    p = pairs(out.scores, labels)
+    cost = either_way(p, lambda delta: jax.nn.softplus(-delta))
+    return mean_of_pairs(p, cost, hparams.tie_weight)
+
+
 def bradley_terry(
     out: RewardOutput, labels: Labels, hparams: BradleyTerryKnobs, key: Array
 ) -> Float[Array, "e"]:
@@ -106,16 +140,47 @@ def bradley_terry(
       Smoothing: Mitchell 2023 (cDPO).
     """
     p = pairs(out.scores, labels)
-    strength = jnp.where(jnp.isfinite(labels.strength), labels.strength, 0.0)
-    m = hparams.margin + hparams.margin_strength * strength
-    m = jnp.where(p.tied, 0.0, m[:, None, None])
+    m = margins(p, labels, hparams.margin, hparams.margin_strength)
     eps = hparams.label_smoothing
-    q = p.chance * (1.0 - eps) + (1.0 - p.chance) * eps
-    pair = q * jax.nn.softplus(m - p.delta) + (1.0 - q) * jax.nn.softplus(p.delta + m)
+    p = p._replace(chance=p.chance * (1.0 - eps) + (1.0 - p.chance) * eps)
+    both = either_way(p, lambda delta: jax.nn.softplus(m - delta))
+    return mean_of_pairs(p, both, hparams.tie_weight)
+
+
+def either_way(p: Pairs, value: Callable[[Array], Array]) -> Float[Array, "e k k"]:
+    """q f(Δ) + (1 - q) f(-Δ), q the chance that i is preferred: what a pair costs.
+
+    Args:
+      p: of `pairs`.
+      value: f, the cost where the preferred response leads by its argument.
+    """
+    return p.chance * value(p.delta) + (1.0 - p.chance) * value(-p.delta)
+
+
+def margins(
+    p: Pairs, labels: Labels, constant: Array, by_strength: Array
+) -> Float[Array, "e k k"]:
+    """constant + by_strength * strength of each pair; 0 for a tie.
+
+    Where strength is not given it is the constant.
+    """
+    strength = jnp.where(jnp.isfinite(labels.strength), labels.strength, 0.0)
+    m = constant + by_strength * strength
+    return jnp.where(p.tied, 0.0, m[:, None, None])
+
+
+def mean_of_pairs(
+    p: Pairs, values: Float[Array, "e k k"], tie_weight: Array
+) -> Float[Array, "e"]:
+    """Mean over an example's pairs, tied ones weighing tie_weight; 0 without a pair.
+
+    An example of ties only weighs tie_weight as a whole: a relative weight would
+    cancel.
+    """
     ordered, tied = _count(p.compared & ~p.tied), _count(p.tied)
-    w = jnp.where(p.tied, hparams.tie_weight, jnp.where(p.compared, 1.0, 0.0))
-    norm = jnp.where(ordered > 0, ordered + hparams.tie_weight * tied, tied)
-    return jnp.sum(w * pair, axis=(1, 2)) / jnp.where(norm > 0, norm, 1.0)
+    w = jnp.where(p.tied, tie_weight, jnp.where(p.compared, 1.0, 0.0))
+    norm = jnp.where(ordered > 0, ordered + tie_weight * tied, tied)
+    return jnp.sum(w * values, axis=(1, 2)) / jnp.where(norm > 0, norm, 1.0)
 
 
 def _count(flags: Bool[Array, "e k k"]) -> Float[Array, "e"]:

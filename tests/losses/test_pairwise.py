@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from made import KEY, make_labels
 
 from rm_jax.losses.pairwise import BradleyTerryKnobs, bradley_terry
-from rm_jax.types import Labels, RewardOutput
+from rm_jax.types import RewardOutput
 
 PLAIN = BradleyTerryKnobs()
-KEY = jax.random.key(0)
 
 
 @pytest.fixture(autouse=True)
@@ -23,27 +23,6 @@ def strict_promotion():
 
 def sp(x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-
-def make_labels(ranks, **fields):
-    ranks = np.asarray(ranks, np.int32)
-    e, k = ranks.shape
-    nan = np.full(e, np.nan, np.float32)
-    labels = Labels(
-        ranks=ranks,
-        present=np.ones((e, k), np.int32),
-        soft=nan,
-        strength=nan,
-        weight=np.ones(e, np.float32),
-        ratings=np.full((e, k, 1), np.nan, np.float32),
-        steps=np.full((e, k, 1), -1, np.int32),
-        lengths=np.ones((e, k), np.int32),
-        ids=np.arange(e, dtype=np.int32),
-        source=np.zeros(e, np.int32),
-        reference_logp=np.full((e, k), np.nan, np.float32),
-    )
-    fields = {n: np.asarray(v, getattr(labels, n).dtype) for n, v in fields.items()}
-    return jax.tree.map(jnp.asarray, labels._replace(**fields))
 
 
 def loss(scores, labels, hparams=PLAIN):
