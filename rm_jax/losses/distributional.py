@@ -1,0 +1,83 @@
+"""Losses for heads that predict a distribution of the rating: quantiles, a Gaussian.
+
+Ratings [e k a] that are not given (NaN) are left out, as in pointwise.py.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rm_jax.losses.pointwise import NoKnobs, mean_of_given, ratings
+from rm_jax.types import Labels, RewardOutput
+
+
+def levels(n: int) -> Float[Array, "n"]:
+    """The quantile levels τ of n outputs: i / (n + 1), i = 1 ... n."""
+    return jnp.arange(1, n + 1, dtype=jnp.float32) / (n + 1)
+
+
+def quantile(
+    out: RewardOutput, labels: Labels, hparams: NoKnobs, key: Array
+) -> Float[Array, "e"]:
+    """Σ_τ ρ_τ(y - q_τ), ρ_τ(u) = u (τ - 1{u < 0}), averaged over an example's ratings.
+
+    Each output is drawn to its quantile of y; `levels` has the τ.
+
+    Args:
+      out: aux["quantiles"] [e k a n], q.
+      labels: ratings, y.
+      hparams: none.
+      key: not used.
+
+    References:
+      Koenker & Bassett 1978; Dorka 2024 (QRM, 2409.10164).
+    """
+    y, given = ratings(labels)
+    q = out.aux["quantiles"]
+    u = y[..., None] - q
+    pinball = u * (levels(q.shape[-1]) - (u < 0.0).astype(jnp.float32))
+    return mean_of_given(jnp.sum(pinball, axis=-1), given)
+
+
+def gaussian_mle(
+    out: RewardOutput, labels: Labels, hparams: NoKnobs, key: Array
+) -> Float[Array, "e"]:
+    """-log N(y; μ, σ²) = log σ + ((y - μ) / σ)² / 2 + log(2π) / 2.
+
+    Args:
+      out: aux["attributes"] [e k a], μ; aux["log_std"] [e k a], log σ.
+      labels: ratings, y.
+      hparams: none.
+      key: not used.
+
+    References:
+      Lou 2024 (URM, 2410.00847) Eq. 2.
+    """
+    y, given = ratings(labels)
+    mean, log_std = out.aux["attributes"], out.aux["log_std"]
+    z = jnp.where(given, (y - mean) * jnp.exp(-log_std), 0.0)
+    return mean_of_given(log_std + 0.5 * z**2 + 0.5 * math.log(2 * math.pi), given)
+
+
+def gaussian_reparam(
+    out: RewardOutput, labels: Labels, hparams: NoKnobs, key: Array
+) -> Float[Array, "e"]:
+    """(μ + ε σ - y)², ε ~ N(0, 1): a squared error that is sampled.
+
+    Its expectation is (μ - y)² + σ², so that σ goes to 0: it measures no noise.
+
+    Args:
+      out: aux["attributes"] [e k a], μ; aux["log_std"] [e k a], log σ.
+      labels: ratings, y.
+      hparams: none.
+      key: of ε.
+
+    References:
+      Lou 2024 (URM, 2410.00847) Eq. 3.
+    """
+    y, given = ratings(labels)
+    mean, log_std = out.aux["attributes"], out.aux["log_std"]
+    noise = jax.random.normal(key, mean.shape, jnp.float32)
+    return mean_of_given((mean + noise * jnp.exp(log_std) - y) ** 2, given)
