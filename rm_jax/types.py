@@ -45,7 +45,7 @@ class Labels(NamedTuple):
       strength: strength of the preference; NaN where not given.
       weight: weight of the example; 0 for padding examples.
       ratings: attribute ratings; NaN where not given.
-      steps: step labels; -1 where not given.
+      steps: step labels in [0, 1]; -1 where not given.
       lengths: tokens of each response, template included.
       ids: index of the example in its data set; -1 for padding.
       source: index of the example's source in a mixture; 0 without one.
@@ -59,7 +59,7 @@ class Labels(NamedTuple):
     strength: Float[Array, "e"]
     weight: Float[Array, "e"]
     ratings: Float[Array, "e k a"]
-    steps: Int[Array, "e k p"]
+    steps: Float[Array, "e k p"]
     lengths: Int[Array, "e k"]
     ids: Int[Array, "e"]
     source: Int[Array, "e"]

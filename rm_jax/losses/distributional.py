@@ -7,7 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rm_jax.losses.pointwise import NoKnobs, mean_of_given, ratings
 from rm_jax.types import Labels, RewardOutput
@@ -35,9 +35,10 @@ def quantile(
       Koenker & Bassett 1978; Dorka 2024 (QRM, 2409.10164).
     """
     y, given = ratings(labels)
-    q = out.aux["quantiles"]
+    q = jnp.where(given[..., None], out.aux["quantiles"], 0.0)
     u = y[..., None] - q
-    pinball = u * (levels(q.shape[-1]) - (u < 0.0).astype(jnp.float32))
+    tau = levels(q.shape[-1])[None, None, None]
+    pinball = u * (tau - (u < 0.0).astype(jnp.float32))
     return mean_of_given(jnp.sum(pinball, axis=-1), given)
 
 
@@ -56,8 +57,8 @@ def gaussian_mle(
       Lou 2024 (URM, 2410.00847) Eq. 2.
     """
     y, given = ratings(labels)
-    mean, log_std = out.aux["attributes"], out.aux["log_std"]
-    z = jnp.where(given, (y - mean) * jnp.exp(-log_std), 0.0)
+    mean, log_std = _gaussian(out, given)
+    z = (y - mean) * jnp.exp(-log_std)
     return mean_of_given(log_std + 0.5 * z**2 + 0.5 * math.log(2 * math.pi), given)
 
 
@@ -78,6 +79,14 @@ def gaussian_reparam(
       Lou 2024 (URM, 2410.00847) Eq. 3.
     """
     y, given = ratings(labels)
-    mean, log_std = out.aux["attributes"], out.aux["log_std"]
+    mean, log_std = _gaussian(out, given)
     noise = jax.random.normal(key, mean.shape, jnp.float32)
     return mean_of_given((mean + noise * jnp.exp(log_std) - y) ** 2, given)
+
+
+def _gaussian(
+    out: RewardOutput, given: Bool[Array, "e k a"]
+) -> tuple[Float[Array, "e k a"], Float[Array, "e k a"]]:
+    both = out.aux["attributes"], out.aux["log_std"]
+    mean, log_std = (jnp.where(given, x, 0.0) for x in both)
+    return mean, log_std

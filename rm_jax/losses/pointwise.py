@@ -65,7 +65,8 @@ def regress(
       Wang 2023 (SteerLM, 2310.05344; HelpSteer2, 2406.08673).
     """
     y, given = ratings(labels)
-    return mean_of_given((out.aux["attributes"] - y) ** 2, given)
+    found = jnp.where(given, out.aux["attributes"], 0.0)
+    return mean_of_given((found - y) ** 2, given)
 
 
 def ordinal(
@@ -90,7 +91,7 @@ def ordinal(
     level, top = y - hparams.lowest, hparams.levels - 1.0
     sound = (level == jnp.round(level)) & (level >= 0.0) & (level <= top)
     threshold = lambda c: hparams.gap * (c - 0.5 * (top - 1.0))
-    s = out.aux["attributes"]
+    s = jnp.where(given, out.aux["attributes"], 0.0)
     above = threshold(level) - s  # σ of it: P(at most this level)
     below = threshold(level - 1.0) - s
     # σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b - a)); at an end one of the two is 1 or 0.

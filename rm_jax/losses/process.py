@@ -104,8 +104,10 @@ def implicit_prm_ce(
     """
     y, rated = single_rating(labels, "implicit_prm_ce")
     given = rated & jnp.isfinite(labels.reference_logp)
-    ratio = jnp.where(given, out.token_logp - labels.reference_logp, 0.0)
-    r = hparams.beta * ratio
+    ours, theirs = (
+        jnp.where(given, x, 0.0) for x in (out.token_logp, labels.reference_logp)
+    )
+    r = hparams.beta * (ours - theirs)
     return mean_of_given(
         y * jax.nn.softplus(-r) + (1.0 - y) * jax.nn.softplus(r), given
     )

@@ -21,7 +21,7 @@ def make_labels(ranks, **fields):
         strength=nan,
         weight=np.ones(e, np.float32),
         ratings=np.full((e, k, 1), np.nan, np.float32),
-        steps=np.full((e, k, 1), -1, np.int32),
+        steps=np.full((e, k, 1), -1, np.float32),
         lengths=np.ones((e, k), np.int32),
         ids=np.arange(e, dtype=np.int32),
         source=np.zeros(e, np.int32),
