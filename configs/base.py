@@ -85,6 +85,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.dtype = "float32"  # or "bfloat16": compute; parameters stay float32
     c.model.remat = "none"  # or "layer": recompute each layer in the backward pass
     c.model.head_init = "zero"  # or "normal": N(0, 1/(d+1)), Stiennon 2020
+    c.model.head = ConfigDict()  # see rm_jax/models/heads.py: the name and its knobs
+    c.model.head.name = "linear"
 
     c.loss = ConfigDict()  # see rm_jax/losses: the name and that loss's own knobs
     c.loss.name = "bradley_terry"

@@ -26,6 +26,7 @@ from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
 from rm_jax.evals.score import ScoreFn
 from rm_jax.flops import step_flops
 from rm_jax.models import ArchConfig
+from rm_jax.models.arch import from_json
 from rm_jax.optim import make_optimizer
 from rm_jax.plugins import Plugin
 from rm_jax.state import TrainState, new_state, plan
@@ -108,7 +109,12 @@ def build(
         for name, tokens in {"train": data.train, **data.evals}.items()
     }
     encoder = Encoder(data.contract, data.tokenizer)
-    arch = models.make_arch(config.model, encoder.vocab_size, config.contract.pooling)
+    arch = models.make_arch(
+        config.model,
+        encoder.vocab_size,
+        config.contract.pooling,
+        data.train.meta["attributes"],
+    )
     init, apply = models.functions(arch, objective.needs_token_logp)
     steps = lambda text: parse_duration(text).steps(config.batch.examples, order.epoch)
     total = steps(config.train.duration)
@@ -269,7 +275,7 @@ def check_model(where: str, meta: Mapping[str, Any], built: Built) -> None:
     Raises:
       ConfigError: naming the fields that differ.
     """
-    own, other = built.arch.to_json(), meta["arch"]
+    own, other = built.arch.to_json(), from_json(meta["arch"]).to_json()
     fresh = ("dropout", "remat", "dtype", "head_init", "attention_block", schemas.KEY)
     changed = [
         f"{k}: {other.get(k)!r} -> {own[k]!r}"

@@ -37,7 +37,10 @@ __all__ = [
 # Sections whose keys depend on a choice made in them; checked where they are read.
 MIXTURE = "data.train"  # text, or such a section
 _COLUMN = re.compile(r"data\.columns\.(.*)")
-OPEN = ("data.eval", "data.columns", "data.world", "loss", "data.audit", MIXTURE)
+OPEN = (
+    "data.eval", "data.columns", "data.world", "loss", "data.audit", "model.head",
+    MIXTURE,
+)  # fmt: skip
 
 
 def locate(address: str) -> str:

@@ -1,26 +1,40 @@
 """Backbones and reward models."""
 
+import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from rm_jax.models.arch import ArchConfig, decoder
+from rm_jax.models import heads
+from rm_jax.models.arch import ArchConfig, decoder, frozen
 from rm_jax.models.reward import RewardModel
 from rm_jax.types import PackedBatch, RewardOutput
 
-__all__ = ["ARCHS", "ArchConfig", "RewardModel", "functions", "make_arch"]
+__all__ = ["ARCHS", "ArchConfig", "RewardModel", "functions", "heads", "make_arch"]
 
 ARCHS = {"decoder": decoder}
 
 
-def make_arch(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConfig:
+def make_arch(
+    model: Mapping[str, Any],
+    vocab_size: int,
+    pooling: str,
+    attributes: Sequence[str] = (),
+) -> ArchConfig:
     """ArchConfig named by `config.model.arch`, or built by "package.module:function".
 
+    Args:
+      model: config.model.
+      vocab_size: of the tokenizer.
+      pooling: config.contract.pooling.
+      attributes: names of the ratings of the training data.
+
     Raises:
-      ValueError: an unknown name; lists the known ones.
+      ValueError: an unknown name of an arch, a head or a knob of it; lists the known
+        ones. A head of attributes for data without ratings.
     """
     name = model["arch"]
     if ":" in name:
@@ -33,7 +47,14 @@ def make_arch(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchCo
             f"config.model.arch = {name!r}; known: {sorted(ARCHS)} or "
             "package.module:function"
         )
-    return make(model, vocab_size, pooling)
+    head, knobs = heads.choose(model["head"], attributes)
+    of_data = attributes if heads.find(head).of_attributes else ()
+    return dataclasses.replace(
+        make(model, vocab_size, pooling),
+        head=head,
+        head_knobs=frozen(knobs),
+        attributes=tuple(of_data),
+    )
 
 
 def functions(

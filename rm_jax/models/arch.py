@@ -36,7 +36,10 @@ class ArchConfig:
       dtype: compute type; parameters are float32.
       remat: "none" or "layer".
       pooling: "last", "mean" or "sum" over a response's tokens.
-      head_init: "zero" or "normal" with variance 1/(d_model + 1).
+      head_init: "zero" or "normal" with variance 1/(n + 1), n the inputs of the head.
+      head: name in models.heads.HEADS, or package.module:HEAD.
+      head_knobs: (name, value) of every knob of that head.
+      attributes: names of the ratings that heads with attributes give.
     """
 
     vocab_size: int
@@ -57,6 +60,13 @@ class ArchConfig:
     remat: str = "none"
     pooling: str = "last"
     head_init: str = "zero"
+    head: str = "linear"
+    head_knobs: tuple[tuple[str, Any], ...] = ()
+    attributes: tuple[str, ...] = ()
+
+    def knob(self, name: str) -> Any:
+        """A knob of the head."""
+        return dict(self.head_knobs)[name]
 
     @property
     def pattern(self) -> int:
@@ -74,7 +84,11 @@ class ArchConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, and the version of this list of fields."""
-        values = dataclasses.asdict(self) | {"windows": list(self.windows)}
+        values = dataclasses.asdict(self) | {
+            "windows": list(self.windows),
+            "head_knobs": _thawed(self.head_knobs),
+            "attributes": list(self.attributes),
+        }
         return schemas.stamped("arch.json", values)
 
 
@@ -82,13 +96,34 @@ def from_json(values: Mapping[str, Any]) -> ArchConfig:
     """Reads `to_json` back; a missing or unknown field is an error that names it."""
     known = {f.name for f in dataclasses.fields(ArchConfig)}
     values = schemas.checked("arch.json", dict(values), "arch.json")
-    del values[schemas.KEY]
+    if values.pop(schemas.KEY) == 1:
+        values = {"head": "linear", "head_knobs": {}, "attributes": []} | values
     if set(values) != known:
         raise ValueError(
             f"arch.json: missing {sorted(known - set(values))}, "
             f"unknown {sorted(set(values) - known)}"
         )
-    return ArchConfig(**{**values, "windows": tuple(values["windows"])})
+    return ArchConfig(
+        **values
+        | {
+            "windows": tuple(values["windows"]),
+            "head_knobs": frozen(values["head_knobs"]),
+            "attributes": tuple(values["attributes"]),
+        }
+    )
+
+
+def frozen(value: Any) -> Any:
+    """Mappings as sorted pairs and lists as tuples: what can be hashed."""
+    if isinstance(value, Mapping):
+        return tuple((name, frozen(value[name])) for name in sorted(value))
+    if isinstance(value, list | tuple):
+        return tuple(map(frozen, value))
+    return value
+
+
+def _thawed(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in pairs}
 
 
 def decoder(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConfig:

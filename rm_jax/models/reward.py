@@ -1,7 +1,7 @@
-"""The reward model: a trunk, pooling at the scored tokens, a float32 head without bias.
+"""The reward model: a trunk, pooling at the scored tokens, a float32 head (heads.py).
 
-A bias would have zero gradient under any pairwise loss, and Adam would turn its
-rounding noise into full steps; so the head has none.
+The score has no bias: under a pairwise loss its gradient is zero, and Adam would turn
+its rounding noise into full steps.
 """
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from rm_jax.models import heads
 from rm_jax.models.transformer import Trunk, take
 from rm_jax.types import PackedBatch, RewardOutput
 
@@ -40,20 +41,30 @@ class RewardModel(Trunk):
           ValueError: token_logp without an LM head.
         """
         a = self.arch
+        head = heads.find(a.head)
         at_slots = a.pooling == "last" and not token_logp
-        hidden = self.hidden(batch, at_slots, train)
-        if not at_slots:
-            pooled = pool(hidden, batch, a.pooling)
+        wanted = batch
+        if head.prompt:
+            both = jnp.concatenate([batch.slots, prompt_ends(batch)], axis=1)
+            wanted = batch._replace(slots=both)
+        hidden = self.hidden(wanted, at_slots, train)
+        response, prompt = hidden, None
+        if head.prompt:
+            ends = hidden if at_slots else take(hidden, wanted.slots)
+            prompt = ends[:, batch.slots.shape[1] :].astype(jnp.float32)
+        if at_slots:
+            response = hidden[:, : batch.slots.shape[1]].astype(jnp.float32)
         else:
-            pooled = hidden.astype(jnp.float32)
-        init = {
-            "zero": nn.initializers.zeros,
-            "normal": nn.initializers.normal((a.d_model + 1) ** -0.5),
-        }[a.head_init]
-        kernel = self.param("head", init, (a.d_model,), jnp.float32)
-        scores = jnp.einsum(
-            "bsd,d->bs", pooled, kernel, precision=jax.lax.Precision.HIGHEST
-        )
+            response = pool(hidden, batch, a.pooling)
+        lengths = jnp.sum(same_response(batch), axis=-1)
+        params = self.param("head", head.init, a)
+        key = self.make_rng("dropout") if train else None
+        slots = head.apply(params, heads.Pooled(response, prompt, lengths), a, key)
+        outputs = {n: scatter(v, batch, examples, responses) for n, v in slots.items()}
+        if head.combine is not None:
+            present = scatter(jnp.ones(batch.slots.shape), batch, examples, responses)
+            outputs = head.combine(outputs, present > 0)
+        scores = outputs.pop("scores")
         logp = None
         if a.lm_head == "untied":
             init = nn.initializers.normal(a.d_model**-0.5)
@@ -71,7 +82,7 @@ class RewardModel(Trunk):
             logp = scatter(
                 response_logp(hidden, batch, unembed), batch, examples, responses
             )
-        return RewardOutput(scatter(scores, batch, examples, responses), {}, logp)
+        return RewardOutput(scores, outputs, logp)
 
 
 def same_response(batch: PackedBatch) -> Float[Array, "b s t"]:
@@ -101,15 +112,25 @@ def pool(
     return total / jnp.maximum(mask.sum(-1, keepdims=True), 1.0)
 
 
+def prompt_ends(batch: PackedBatch) -> Int[Array, "b s"]:
+    """Index of the last token of the prompt that each slot's response answers."""
+    segment = jnp.take_along_axis(batch.segments, batch.slots, axis=1)
+    own = batch.segments[:, None] == segment[..., None]
+    own &= (batch.branches == 0)[:, None]
+    index = jnp.arange(batch.tokens.shape[1])[None, None]
+    return jnp.max(jnp.where(own, index, 0), axis=-1)
+
+
 def scatter(
-    values: Float[Array, "b s"], batch: PackedBatch, examples: int, responses: int
-) -> Float[Array, "e k"]:
+    values: Float[Array, "b s *n"], batch: PackedBatch, examples: int, responses: int
+) -> Float[Array, "e k *n"]:
     """Values of slots to their (example, response); 0 where there is none."""
     e, k = batch.slot_ids[..., 0], batch.slot_ids[..., 1]
     flat = jnp.where(e >= 0, e * responses + k, examples * responses)
-    out = jnp.zeros((examples * responses + 1,), jnp.float32)
-    out = out.at[flat.reshape(-1)].add(values.reshape(-1))
-    return out[:-1].reshape(examples, responses)
+    rest = values.shape[2:]
+    out = jnp.zeros((examples * responses + 1, *rest), jnp.float32)
+    out = out.at[flat.reshape(-1)].add(values.reshape(-1, *rest))
+    return out[:-1].reshape(examples, responses, *rest)
 
 
 def predecessors(batch: PackedBatch) -> Int[Array, "b t"]:

@@ -1,0 +1,240 @@
+"""Heads against numpy, by hand, and in a whole model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from rm_jax.models import heads
+from rm_jax.models.arch import ArchConfig, from_json, frozen
+from rm_jax.models.heads import HEADS, Pooled
+
+D, B, S = 6, 2, 3
+NAMES = ("help", "long")
+
+
+def arch(name="linear", head_init="normal", **knobs):
+    _, all_knobs = heads.choose({"name": name, **knobs}, NAMES)
+    return ArchConfig(
+        vocab_size=11, d_model=D, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=D,
+        d_ff=8, head_init=head_init, head=name, head_knobs=frozen(all_knobs),
+        attributes=NAMES if HEADS[name].of_attributes else (),
+    )  # fmt: skip
+
+
+def pooled(seed=0):
+    rng = np.random.default_rng(seed)
+    x, prompt = rng.normal(size=(2, B, S, D)).astype(np.float32)
+    lengths = rng.integers(1, 600, (B, S)).astype(np.float32)
+    return Pooled(x, prompt, lengths)
+
+
+def made(a, seed=1):
+    """Parameters of a head, none of them at its start: biases are drawn, too."""
+    head = HEADS[a.head]
+    params = head.init(jax.random.key(seed), a)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    draw = lambda k, x: x + 0.1 * jax.random.normal(k, x.shape)
+    return tree.unflatten(map(draw, keys, leaves))
+
+
+def run(a, params, x, key=None):
+    out = HEADS[a.head].apply(params, x, a, key)
+    return {name: np.asarray(v) for name, v in out.items()}
+
+
+def close(got, want):
+    np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
+
+
+def arrays(tree):
+    return jax.tree.map(lambda v: np.asarray(v, np.float64), tree)
+
+
+SMALL = {
+    "mlp": {"hidden": (5, 4)},
+    "gated": {"hidden": 5, "verbosity": "long", "debias": 0.25},
+    "quantiles": {"quantiles": 4},
+    "bottleneck": {"latent": 4},
+    "length_expert": {"hidden": 3},
+}
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+@pytest.mark.parametrize("training", [False, True])
+def test_outputs_are_those_that_are_declared(name, training):
+    a = arch(name, **SMALL.get(name, {}))
+    found = run(a, made(a), pooled(), jax.random.key(0) if training else None)
+    declared = {"scores": (), **HEADS[name].outputs(a)}
+    assert {n: v.shape for n, v in found.items()} == {
+        n: (B, S, *shape) for n, shape in declared.items()
+    }
+    assert all(v.dtype == np.float32 and np.isfinite(v).all() for v in found.values())
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+def test_an_arch_with_a_head_survives_json(name):
+    a = arch(name, **SMALL.get(name, {}))
+    assert from_json(a.to_json()) == a and hash(a) == hash(from_json(a.to_json()))
+
+
+def test_linear():
+    a, x = arch(), pooled()
+    params = made(a)
+    close(run(a, params, x)["scores"], x.response @ np.asarray(params))
+
+
+def test_mlp_with_and_without_dropout():
+    a, x = arch("mlp", hidden=(5, 4), dropout=0.0), pooled()
+    p = made(a)
+    q = arrays(p)
+    h = x.response
+    for i in range(2):
+        h = np.maximum(h @ q[f"hidden_{i}"]["kernel"] + q[f"hidden_{i}"]["bias"], 0)
+    close(run(a, p, x)["scores"], h @ q["kernel"])
+    close(run(a, p, x, jax.random.key(0))["scores"], h @ q["kernel"])
+    dropped = arch("mlp", hidden=(5, 4), dropout=0.5)
+    close(run(dropped, p, x)["scores"], h @ q["kernel"])
+    keys = jax.random.split(jax.random.key(3), 4000)
+    one = lambda k: HEADS["mlp"].apply(
+        {"hidden_0": p["hidden_0"], "kernel": jnp.ones(5)}, x, LAST, k
+    )["scores"]
+    LAST = arch("mlp", hidden=(5,), dropout=0.5)
+    first = np.maximum(
+        x.response @ q["hidden_0"]["kernel"] + q["hidden_0"]["bias"], 0
+    ).sum(-1)
+    found = np.asarray(jax.vmap(one)(keys))
+    error = found.std(0) / np.sqrt(len(keys))
+    assert (np.abs(found.mean(0) - first) < 5 * error + 1e-6).all()
+
+
+@pytest.mark.parametrize("weights, row", [({}, [0.5, 0.5]), ({"long": -2}, [0, -2])])
+def test_attributes_and_their_weights(weights, row):
+    a, x = arch("attributes", weights=weights), pooled()
+    p = arrays(made(a))
+    y = x.response @ p["kernel"] + p["bias"]
+    found = run(a, made(a), x)
+    close(found["attributes"], y)
+    close(found["scores"], y @ np.asarray(row))
+
+
+def test_gated():
+    a, x = arch("gated", hidden=5, verbosity="long", debias=0.25), pooled()
+    p = arrays(made(a))
+    y = x.response @ p["attributes"]["kernel"] + p["attributes"]["bias"]
+    h = np.maximum(x.prompt @ p["hidden"]["kernel"] + p["hidden"]["bias"], 0)
+    gate = softmax(h @ p["gate"], axis=-1)
+    found = run(a, made(a), x)
+    close(found["gate"], gate)
+    close(found["attributes"], y)
+    clean = np.stack([y[..., 0] - 0.25 * y[..., 1], y[..., 1]], -1)
+    close(found["scores"], (gate * clean).sum(-1))
+
+
+def test_quantiles_and_gaussian():
+    a, x = arch("quantiles", quantiles=4, weights={"help": 1}), pooled()
+    p = arrays(made(a))
+    q = np.einsum("bsd,dan->bsan", x.response, p["kernel"]) + p["bias"]
+    found = run(a, made(a), x)
+    close(found["quantiles"], q)
+    close(found["scores"], q.mean(-1)[..., 0])
+    a = arch("gaussian", weights={"help": 1})
+    p = arrays(made(a))
+    found = run(a, made(a), x)
+    mean = x.response @ p["mean"]["kernel"] + p["mean"]["bias"]
+    close(found["scores"], mean[..., 0])
+    close(found["log_std"], x.response @ p["log_std"]["kernel"] + p["log_std"]["bias"])
+
+
+@pytest.mark.parametrize("name", ["odin", "length_expert"])
+def test_what_knows_only_lengths_is_thrown_away(name):
+    a, x = arch(name, **SMALL.get(name, {})), pooled()
+    p = made(a)
+    training, after = run(a, p, x, jax.random.key(0)), run(a, p, x)
+    close(training["scores"], after["quality"] + after["length"])
+    close(after["scores"], after["quality"])
+    assert np.abs(after["length"]).min() > 1e-4
+
+
+def test_length_expert_sees_nothing_but_lengths():
+    a = arch("length_expert", hidden=3)
+    p, x = made(a), pooled()
+    other = pooled(5)._replace(lengths=x.lengths)
+    close(run(a, p, x)["length"], run(a, p, other)["length"])
+    e = arrays(p)["expert"]
+    l = np.stack([x.lengths / 256, np.log1p(x.lengths) - np.log(257)], -1)
+    want = np.maximum(l @ e["kernel"] + e["bias"], 0) @ e["out"]
+    close(run(a, p, x)["length"], want)
+
+
+def test_bottleneck_samples_in_training_only():
+    a, x = arch("bottleneck", latent=4), pooled()
+    p = made(a)
+    q = arrays(p)
+    mean = x.response @ q["mean"]
+    log_std = x.response @ q["log_std"]["kernel"] + q["log_std"]["bias"]
+    found = run(a, p, x)
+    close(found["latent_mean"], mean)
+    close(found["latent_log_std"], log_std)
+    close(found["scores"], mean @ q["kernel"])
+    one = lambda k: HEADS["bottleneck"].apply(p, x, a, k)["scores"]
+    drawn = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 4000)))
+    std = np.sqrt(np.exp(2 * log_std) @ q["kernel"] ** 2)
+    assert (np.abs(drawn.mean(0) - mean @ q["kernel"]) < 5 * std / 4000**0.5).all()
+    np.testing.assert_allclose(drawn.std(0), std, rtol=0.08)
+
+
+def test_pair_is_antisymmetric_and_may_be_cyclic():
+    v = np.zeros((1, 4, 1, 2), np.float32)
+    angles = 2 * np.pi * np.arange(3) / 3
+    v[0, :3, 0] = np.stack([np.cos(angles), np.sin(angles)], -1)
+    v[0, 3] = 99.0
+    present = jnp.asarray([[True, True, True, False]])
+    out = HEADS["pair"].combine({"scores": jnp.zeros((1, 4)), "embedding": v}, present)
+    delta = np.asarray(out["preference"])[0]
+    close(delta, -delta.T)
+    third = np.sin(2 * np.pi / 3)
+    close(delta[:3, :3], third * np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]]))
+    close(out["scores"][0], np.zeros(4))
+    two = HEADS["pair"].combine({"embedding": v}, present & jnp.array([[1, 1, 0, 0]]))
+    close(two["scores"][0, 0] - two["scores"][0, 1], third)
+
+
+def test_zero_starts_at_no_preference():
+    for name in ("linear", "mlp", "attributes", "quantiles", "gaussian", "bottleneck"):
+        a = arch(name, head_init="zero", **SMALL.get(name, {}))
+        params = HEADS[name].init(jax.random.key(0), a)
+        assert not run(a, params, pooled())["scores"].any(), name
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"name": "lineer"}, "known: .*'linear'"),
+        ({"name": "linear", "bias": True}, "head linear has the knobs {}"),
+        ({"name": "mlp", "hiden": 3}, "hiden: .*'hidden': .1024"),
+        ({"name": "mlp", "hidden": 3}, "hidden = 3: want a value like .1024"),
+        ({"name": "mlp", "hidden": (0,)}, "hidden = .0,.: want"),
+        ({"name": "mlp", "dropout": 1.0}, "dropout = 1.0: want"),
+        ({"name": "bottleneck", "latent": 2.5}, "latent = 2.5: want"),
+        ({"name": "gated", "verbosity": 1}, "verbosity = 1: want"),
+        ({"name": "attributes", "weights": {"a": "x"}}, "weights = .*: want"),
+        ({"name": "json:dumps"}, "want an rm_jax.models.heads.Head"),
+    ],
+)
+def test_what_is_no_head_is_refused(given, message):
+    with pytest.raises(ValueError, match=f"config.model.head.{message}|{message}"):
+        heads.choose(given, NAMES)
+
+
+def test_ratings_that_the_data_have_not():
+    with pytest.raises(ValueError, match="'gaussian' predicts ratings"):
+        heads.choose({"name": "gaussian"}, ())
+    a = arch("attributes", weights={"helpful": 1.0})
+    with pytest.raises(ValueError, match=r"\['helpful'\].*\['help', 'long'\]"):
+        run(a, made(a), pooled())
+    a = arch("gated", hidden=5, verbosity="wordy")
+    with pytest.raises(ValueError, match="'wordy'.*'help', 'long'"):
+        run(a, made(a), pooled())
