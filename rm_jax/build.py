@@ -91,7 +91,6 @@ def build(
     with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
-    losses_module.check_terms(objective, len(data.train.meta["attributes"]))
     order = datasets.train_order(config.data, data.train, config.data_seed)
     if data.train.sources:
         say(datasets.epoch_line(config.data, order))
@@ -115,6 +114,11 @@ def build(
         config.contract.pooling,
         data.train.meta["attributes"],
     )
+    outputs = models.heads.shapes(arch)
+    known = {name: head.outputs.keys() for name, head in models.heads.HEADS.items()}
+    losses_module.check_outputs(objective, arch.head, outputs.keys(), known)
+    attributes = len(data.train.meta["attributes"])
+    losses_module.check_terms(objective, attributes, outputs)
     init, apply = models.functions(arch, objective.needs_token_logp)
     steps = lambda text: parse_duration(text).steps(config.batch.examples, order.epoch)
     total = steps(config.train.duration)

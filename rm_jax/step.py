@@ -61,7 +61,7 @@ def preference_sums(out: RewardOutput, labels: Labels) -> dict[str, Float[Array,
     Each example counts its weight once, however many pairs it has; pairs that people
     tied do not count, pairs that the model ties count one half.
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     ordered = (p.compared & ~p.tied).astype(jnp.float32)
     # Oriented so that the preferred response is first.
     delta = jnp.where(p.chance >= 0.5, p.delta, -p.delta)

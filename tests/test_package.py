@@ -188,7 +188,7 @@ class HingeKnobs(NamedTuple):
 
 
 def hinge(out, labels, hparams: HingeKnobs, key):
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     worst = jnp.maximum(0.0, hparams.margin - jnp.sign(p.chance - 0.5) * p.delta)
     return jnp.sum(worst * p.compared, axis=(1, 2))
 """,

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rm_jax.losses.distributional import gaussian_mle, gaussian_reparam, quantile
+from rm_jax.losses.grm import grm_dpo, grm_sft
 from rm_jax.losses.knobs import (
     Needs,
     Range,
@@ -34,16 +36,22 @@ from rm_jax.losses.margins import (
     scaled_bt,
 )
 from rm_jax.losses.noise import label_smooth, robust_bt, soft_label
+from rm_jax.losses.odin import odin, odin_orthogonal, odin_sums
 from rm_jax.losses.pairwise import bradley_terry, bt
+from rm_jax.losses.pointwise import binary, ordinal, regress
+from rm_jax.losses.process import implicit_prm_ce, prm_bce, prm_hard, prm_soft
 from rm_jax.losses.regularize import (
     Regularizer,
     center,
     length_correlation,
     length_sums,
+    pos_reg,
     score_l2,
+    winner_sums,
 )
 from rm_jax.losses.shapes import ce_pointwise, focal, focal_penalty, tempered_bt
 from rm_jax.losses.ties import davidson, rao_kupper
+from rm_jax.losses.vib import vib, vib_averaged
 from rm_jax.types import Labels, RewardOutput
 
 __all__ = [
@@ -54,6 +62,7 @@ __all__ = [
     "Range",
     "Regularizer",
     "check_labels",
+    "check_outputs",
     "check_terms",
     "choose",
     "example_terms",
@@ -83,11 +92,30 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "bt_kwise": bt_kwise,
     "plackett_luce": plackett_luce,
     "best_of_k": best_of_k,
+    # on ratings of single responses
+    "regress": regress,
+    "ordinal": ordinal,
+    "binary": binary,
+    "quantile": quantile,
+    "gaussian_mle": gaussian_mle,
+    "gaussian_reparam": gaussian_reparam,
+    # on steps
+    "prm_bce": prm_bce,
+    "prm_hard": prm_hard,
+    "prm_soft": prm_soft,
+    "implicit_prm_ce": implicit_prm_ce,
 }
 REGULARIZERS: dict[str, Regularizer] = {
     "center": Regularizer(per_example=center),
     "score_l2": Regularizer(per_example=score_l2),
     "length_correlation": Regularizer(stats=length_sums, value=length_correlation),
+    "pos_reg": Regularizer(stats=winner_sums, value=pos_reg),
+    "odin": Regularizer(stats=odin_sums, value=odin),
+    "odin_orthogonal": Regularizer(params=odin_orthogonal),
+    "grm_sft": Regularizer(per_example=grm_sft),
+    "grm_dpo": Regularizer(per_example=grm_dpo),
+    "vib": Regularizer(per_example=vib),
+    "vib_averaged": Regularizer(per_example=vib_averaged),
 }
 TOKEN_LOGP = "token_logp"
 
@@ -101,12 +129,14 @@ class Objective(NamedTuple):
       hparams: "loss" and each regulariser's name -> its knobs, float32 arrays. They go
         into the train state; the functions here take them from there.
       needs: field of Labels, or "token_logp" -> who needs it.
+      outputs: name in RewardOutput.aux -> who reads it.
     """
 
     loss: Callable[..., Array]
     regularizers: dict[str, Regularizer]
     hparams: dict[str, Any]
     needs: dict[str, str]
+    outputs: dict[str, str]
 
     @property
     def needs_token_logp(self) -> bool:
@@ -121,7 +151,8 @@ def choose(
 ) -> Objective:
     """The objective that a config's `loss` section describes.
 
-    A loss says what it cannot do without in an attribute, `fn.needs = ("token_logp",)`;
+    A loss says what it cannot do without in attributes: labels, or log p of tokens, in
+    `fn.needs = ("token_logp",)`, outputs of the head in `fn.outputs = ("attributes",)`;
     a knob that needs a label when it is not 0 has `Needs("strength")` in its type.
 
     Args:
@@ -147,7 +178,8 @@ def choose(
         hparams[reg] = _regularizer_knobs(found[reg], knobs, f"regularizer {reg}")
     if "loss" in found:
         raise ValueError("a regularizer cannot be named 'loss': rename it")
-    return Objective(fn, found, hparams, _needs(fn, found, hparams, where))
+    needs = _needs(fn, found, hparams, where)
+    return Objective(fn, found, hparams, needs, _outputs(fn, found, where))
 
 
 def check_labels(objective: Objective, available: Set[str]) -> None:
@@ -168,12 +200,38 @@ def check_labels(objective: Objective, available: Set[str]) -> None:
             )
 
 
-def check_terms(objective: Objective, attributes: int) -> None:
+def check_outputs(
+    objective: Objective, head: str, outputs: Set[str], known: Mapping[str, Set[str]]
+) -> None:
+    """Fails where the objective reads what the model's head does not give.
+
+    Args:
+      objective: of `choose`.
+      head: name of the head.
+      outputs: what it gives beside scores.
+      known: head -> what it gives.
+
+    Raises:
+      ValueError: naming the output, who needs it and the heads that have it.
+    """
+    for name, who in objective.outputs.items():
+        if name not in outputs:
+            others = sorted(n for n, given in known.items() if name in given)
+            raise ValueError(
+                f"{who} needs the output {name!r}, which the head {head!r} does not "
+                f"give: set config.model.head.name to one of {others}"
+            )
+
+
+def check_terms(
+    objective: Objective, attributes: int, outputs: Mapping[str, tuple[int, ...]]
+) -> None:
     """Traces the loss and every regulariser that is per example, without a model.
 
     Args:
       objective: of `choose`.
       attributes: ratings that the training data have.
+      outputs: of the head -> their shape after [e k].
 
     Raises:
       ValueError: naming the function that fails, or returns something else than one
@@ -195,7 +253,8 @@ def check_terms(objective: Objective, attributes: int) -> None:
         reference_logp=shape(e, k),
     )
     logp = shape(e, k) if objective.needs_token_logp else None
-    out = RewardOutput(shape(e, k), {}, logp)
+    aux = {name: shape(e, k, *rest) for name, rest in outputs.items()}
+    out = RewardOutput(shape(e, k), aux, logp)
     key = jax.eval_shape(lambda: jax.random.key(0))
     terms: dict[str, Callable[..., Array]] = {"loss": objective.loss}
     regularizers = objective.regularizers.items()
@@ -350,6 +409,17 @@ def _regularizer_knobs(reg: Regularizer, values: Any, where: str) -> Any:
             f"{where}: its knobs {cls._fields} lack 'weight', which multiplies its term"
         )
     return read_knobs(cls, values, where)
+
+
+def _outputs(
+    fn: Callable, regs: Mapping[str, Regularizer], where: str
+) -> dict[str, str]:
+    outputs = {name: where for name in getattr(fn, "outputs", ())}
+    for reg, parts in regs.items():
+        for part in parts:
+            for name in getattr(part, "outputs", ()):
+                outputs[name] = f"regularizer {reg}"
+    return outputs
 
 
 def _needs(

@@ -90,3 +90,11 @@ def _gaussian(
     both = out.aux["attributes"], out.aux["log_std"]
     mean, log_std = (jnp.where(given, x, 0.0) for x in both)
     return mean, log_std
+
+
+quantile.needs = ("ratings",)
+gaussian_mle.needs = ("ratings",)
+gaussian_reparam.needs = ("ratings",)
+quantile.outputs = ("quantiles",)
+gaussian_mle.outputs = ("attributes", "log_std")
+gaussian_reparam.outputs = ("attributes", "log_std")

@@ -30,7 +30,7 @@ def bt_kwise(
     References:
       Ouyang 2022 (InstructGPT) Eq. 1.
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     cost = either_way(p, lambda delta: jax.nn.softplus(-delta))
     return mean_of_pairs(p, cost, jnp.zeros(()))
 

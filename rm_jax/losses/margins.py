@@ -79,7 +79,7 @@ def margin_bt(
     References:
       Touvron 2023 (Llama 2) Eq. 2 and Table 27.
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     m = margins(p, labels, hparams.margin, hparams.margin_strength)
     cost = either_way(p, lambda delta: jax.nn.softplus(m - delta))
     return mean_of_pairs(p, cost, hparams.tie_weight)
@@ -102,7 +102,7 @@ def adaptive_margin(
     References:
       Wang 2024 (Secrets of RLHF II, 2401.06080).
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     m = margins(p, labels, jnp.zeros(()), jnp.ones(()))
     cost = either_way(p, lambda delta: jax.nn.softplus(m - delta))
     return mean_of_pairs(p, cost, hparams.tie_weight)
@@ -124,7 +124,7 @@ def scaled_bt(
     References:
       Wang 2024 (HelpSteer2-Preference, 2410.01257).
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     cost = either_way(p, lambda delta: jax.nn.softplus(-delta))
     strength = jnp.where(jnp.isfinite(labels.strength), labels.strength, 0.0)
     return hparams.scale * strength * mean_of_pairs(p, cost, hparams.tie_weight)
@@ -144,7 +144,7 @@ def hinge(
     References:
       Herbrich 2000 (large margin rank boundaries).
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     cost = either_way(p, lambda delta: jax.nn.relu(hparams.margin - delta))
     return mean_of_pairs(p, cost, hparams.tie_weight)
 
@@ -163,7 +163,7 @@ def margin_mse(
     References:
       Hofstatter 2020 (2010.02666), with the label's margin for the teacher's.
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     m = margins(p, labels, hparams.margin, hparams.margin_strength)
     cost = either_way(p, lambda delta: (delta - m) ** 2)
     return mean_of_pairs(p, cost, hparams.tie_weight)

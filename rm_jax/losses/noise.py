@@ -49,7 +49,7 @@ def label_smooth(
       Mitchell 2023 (cDPO).
     """
     e = hparams.flips
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     sp = jax.nn.softplus
     cost = either_way(p, lambda delta: (1.0 - e) * sp(-delta) + e * sp(delta))
     return mean_of_pairs(p, cost, hparams.tie_weight)
@@ -73,7 +73,7 @@ def robust_bt(
       Natarajan 2013 (Lemma 1); Chowdhury 2024 (robust DPO, 2403.00409).
     """
     e = hparams.flips
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     sp = jax.nn.softplus
     cost = either_way(p, lambda delta: (1.0 - e) * sp(-delta) - e * sp(delta))
     return mean_of_pairs(p, cost, hparams.tie_weight) / (1.0 - 2.0 * e)

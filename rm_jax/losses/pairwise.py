@@ -52,7 +52,8 @@ class Pairs(NamedTuple):
       compared: whether people compared i and j.
       tied: whether they found them equal.
       chance: probability that i is preferred to j; 1/2 where not compared.
-      delta: score of i minus score of j; 0 where not compared.
+      delta: by how much the model prefers i to j: r_i - r_j, or aux["preference"] of a
+        head that compares responses; 0 where not compared.
     """
 
     compared: Bool[Array, "e k k"]
@@ -61,7 +62,7 @@ class Pairs(NamedTuple):
     delta: Float[Array, "e k k"]
 
 
-def pairs(scores: Float[Array, "e k"], labels: Labels) -> Pairs:
+def pairs(out: RewardOutput, labels: Labels) -> Pairs:
     """The pairs that the labels compare: both responses exist and are ranked.
 
     A finite soft label replaces the ranks: then (0, 1) is the example's only pair.
@@ -81,8 +82,9 @@ def pairs(scores: Float[Array, "e k"], labels: Labels) -> Pairs:
     # whose order, so whose rounding, a GPU does not keep from run to run. The unused
     # differences become 0 before anything that is not linear sees them, so whatever
     # unused scores hold, value and gradient stay finite.
-    r = scores.astype(jnp.float32)
-    delta = jnp.where(compared, r[:, :, None] - r[:, None, :], 0.0)
+    r = out.scores.astype(jnp.float32)
+    delta = out.aux.get("preference", r[:, :, None] - r[:, None, :])
+    delta = jnp.where(compared, delta, 0.0)
     return Pairs(compared, tied, jnp.where(compared, chance, 0.5), delta)
 
 
@@ -104,7 +106,7 @@ def bt(
     References:
       Bradley & Terry 1952; Christiano 2017; Stiennon 2020; Ouyang 2022 Eq. 1.
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     cost = either_way(p, lambda delta: jax.nn.softplus(-delta))
     return mean_of_pairs(p, cost, hparams.tie_weight)
 
@@ -139,7 +141,7 @@ def bradley_terry(
       Pairs averaged a prompt: Ouyang 2022 Eq. 1. Margin: Touvron 2023 (Llama 2) Eq. 2.
       Smoothing: Mitchell 2023 (cDPO).
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     m = margins(p, labels, hparams.margin, hparams.margin_strength)
     eps = hparams.label_smoothing
     p = p._replace(chance=p.chance * (1.0 - eps) + (1.0 - p.chance) * eps)

@@ -158,3 +158,10 @@ def ratings(labels: Labels) -> tuple[Float[Array, "e k a"], Bool[Array, "e k a"]
     """The ratings, 0 where not given, and where they are given."""
     given = jnp.isfinite(labels.ratings) & (labels.present > 0)[..., None]
     return jnp.where(given, labels.ratings, 0.0), given
+
+
+regress.needs = ("ratings",)
+ordinal.needs = ("ratings",)
+binary.needs = ("ratings",)
+regress.outputs = ("attributes",)
+ordinal.outputs = ("attributes",)

@@ -123,3 +123,12 @@ def _cross_entropy(out: RewardOutput, y: Array, given: Array) -> Float[Array, "e
     s = jnp.where(given, out.aux["steps"].astype(jnp.float32), 0.0)
     cost = y * jax.nn.softplus(-s) + (1.0 - y) * jax.nn.softplus(s)
     return mean_of_given(cost, given)
+
+
+prm_bce.needs = ("steps",)
+prm_hard.needs = ("steps",)
+prm_soft.needs = ("steps",)
+implicit_prm_ce.needs = ("ratings", "reference_logp", "token_logp")
+prm_bce.outputs = ("steps",)
+prm_hard.outputs = ("steps",)
+prm_soft.outputs = ("steps",)

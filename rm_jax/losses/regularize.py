@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -77,7 +78,7 @@ def center(
     References:
       Eisenstein 2023 (2312.09244) Eq. 2.
     """
-    compared = pairs(out.scores, labels).compared
+    compared = pairs(out, labels).compared
     r = out.scores.astype(jnp.float32)
     square = jnp.where(compared, r[:, :, None] + r[:, None, :], 0.0) ** 2
     n = jnp.sum(compared, axis=(1, 2), dtype=jnp.float32)
@@ -117,13 +118,47 @@ def length_sums(out: RewardOutput, labels: Labels, hparams: WeightKnobs) -> Leng
     return LengthSums(*(jnp.sum(t) for t in terms))
 
 
+class WinnerSums(NamedTuple):
+    """Weighted sums over examples: of the mean reward of their winners, and of 1."""
+
+    n: Float[Array, ""]
+    r: Float[Array, ""]
+
+
+def winner_sums(out: RewardOutput, labels: Labels, hparams: WeightKnobs) -> WinnerSums:
+    """What `pos_reg` is a function of: a winner a pair that is no tie.
+
+    Args:
+      out: scores [e k].
+      labels: ranks, present, soft, weight.
+      hparams: not used here.
+    """
+    p = pairs(out, labels)
+    ordered = (p.compared & ~p.tied).astype(jnp.float32)
+    r = out.scores.astype(jnp.float32)
+    r = jnp.where(labels.present > 0, r, 0.0)
+    winner = p.chance * r[:, :, None] + (1.0 - p.chance) * r[:, None, :]
+    n = jnp.sum(ordered, axis=(1, 2))
+    mean = jnp.sum(ordered * winner, axis=(1, 2)) / jnp.maximum(n, 1.0)
+    w = labels.weight.astype(jnp.float32) * (n > 0)
+    return WinnerSums(jnp.sum(w), jnp.sum(w * mean))
+
+
+def pos_reg(sums: WinnerSums, hparams: WeightKnobs) -> Float[Array, ""]:
+    """sp(-r̄_w), r̄_w the mean reward of the preferred responses of the whole batch.
+
+    Args:
+      sums: of `winner_sums`, added up over everything the step sees.
+      hparams: weight, λ.
+
+    References:
+      Yang 2024 (GRM, 2406.10216), a baseline of its code; Pang 2024 in DPO.
+    """
+    return jax.nn.softplus(-sums.r / jnp.maximum(sums.n, 1e-30))
+
+
 def length_correlation(sums: LengthSums, hparams: WeightKnobs) -> Float[Array, ""]:
     """|ρ|, the Pearson correlation of reward and response length over a whole batch.
-
-      ρ = cov(r, l) / sqrt(var(r) var(l))
-
-    0 with gradient 0 where either variance is 0 up to rounding (1e-5 of the mean
-    square): all rewards equal, all lengths equal, or fewer than two responses.
 
     Args:
       sums: of `length_sums`, added up over everything the step sees.
@@ -132,10 +167,19 @@ def length_correlation(sums: LengthSums, hparams: WeightKnobs) -> Float[Array, "
     References:
       Chen 2024 (ODIN), the length term, with the correlation over the global batch.
     """
+    return jnp.abs(correlation(sums))
+
+
+def correlation(sums: LengthSums) -> Float[Array, ""]:
+    """ρ = cov(r, l) / sqrt(var(r) var(l)), Pearson's.
+
+    0 with gradient 0 where either variance is 0 up to rounding (1e-5 of the mean
+    square): all rewards equal, all lengths equal, or fewer than two responses.
+    """
     n = jnp.where(sums.n > 0, sums.n, 1.0)
     mr, ml, rr, ll = sums.r / n, sums.l / n, sums.rr / n, sums.ll / n
     var_r, var_l = rr - mr * mr, ll - ml * ml
     ok = (var_r > NOISE * rr) & (var_l > NOISE * ll)
     # The inner where keeps the square root's gradient finite in the branch not taken.
     scale = jnp.sqrt(jnp.where(ok, var_r, 1.0)) * jnp.sqrt(jnp.where(ok, var_l, 1.0))
-    return jnp.where(ok, jnp.abs(sums.rl / n - mr * ml) / scale, 0.0)
+    return jnp.where(ok, (sums.rl / n - mr * ml) / scale, 0.0)

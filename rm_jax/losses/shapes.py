@@ -67,7 +67,7 @@ def focal(
             -delta
         )
 
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     return mean_of_pairs(p, either_way(p, cost), hparams.tie_weight)
 
 
@@ -91,7 +91,7 @@ def focal_penalty(
         easy = jnp.minimum(0.0, math.log(2.0) + jax.nn.log_sigmoid(-delta))
         return jnp.exp(hparams.gamma * easy) * jax.nn.softplus(-delta)
 
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     return mean_of_pairs(p, either_way(p, cost), hparams.tie_weight)
 
 
@@ -116,7 +116,7 @@ def tempered_bt(
         bounded = -jnp.expm1(u * logp) / jnp.where(u == 0.0, 1.0, u)
         return jnp.where(u == 0.0, -logp, bounded)
 
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     return mean_of_pairs(p, either_way(p, cost), hparams.tie_weight)
 
 
@@ -134,7 +134,7 @@ def ce_pointwise(
     References:
       Sun 2025 (2411.04991), the classification reward.
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     compared = p.compared | p.compared.transpose(0, 2, 1)
     r = jnp.where(compared.any(2), out.scores.astype(jnp.float32), 0.0)
     first, second = r[:, :, None], r[:, None, :]

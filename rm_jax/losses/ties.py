@@ -81,7 +81,7 @@ def rao_kupper(
     References:
       Rao & Kupper 1967; for reward models Liu 2024 (2410.05328).
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     return _outcome(p, *rao_kupper_logp(p.delta, hparams.threshold))
 
 
@@ -99,7 +99,7 @@ def davidson(
     References:
       Davidson 1970.
     """
-    p = pairs(out.scores, labels)
+    p = pairs(out, labels)
     return _outcome(p, *davidson_logp(p.delta, hparams.ties))
 
 

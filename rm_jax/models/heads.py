@@ -1,11 +1,11 @@
 """Heads: from the pooled vector of a response to its score, and what losses ask beside.
 
 A head is a dict entry of pure functions over its own parameters, a small tree. All of
-it is float32 with the highest matmul precision. `scores` is the reward; every other
-output has a name that losses and regularisers list in `needs_output`.
+it is float32 with the highest matmul precision. `scores` is the reward; losses and
+regularisers name the other outputs that they read.
 
->>> HEADS["linear"].outputs(arch)  # doctest: +SKIP
-{}
+>>> sorted(HEADS["gaussian"].outputs)
+['attributes', 'log_std']
 """
 
 import importlib
@@ -43,7 +43,7 @@ class Head(NamedTuple):
       init: (key, arch) -> parameters.
       apply: (parameters, Pooled, arch, key) -> {"scores": [b s], name: [b s ...]}; a
         key means training, None an evaluation.
-      outputs: arch -> name -> shape after [b s], of what comes beside the scores.
+      outputs: name -> (arch -> shape after [b s]) of what comes beside the scores.
       knobs: name -> default, of `config.model.head`.
       prompt: whether Pooled.prompt is read.
       of_attributes: whether it predicts the ratings of the data.
@@ -53,7 +53,7 @@ class Head(NamedTuple):
 
     init: Callable[[Array, ArchConfig], Any]
     apply: Callable[[Any, Pooled, ArchConfig, Array | None], Outputs]
-    outputs: Callable[[ArchConfig], dict[str, tuple[int, ...]]] = lambda arch: {}
+    outputs: Mapping[str, Callable[[ArchConfig], tuple[int, ...]]] = {}
     knobs: Mapping[str, Any] = {}
     prompt: bool = False
     of_attributes: bool = False
@@ -395,22 +395,23 @@ def _against(outputs: Outputs, present: Array) -> Outputs:
     return outputs | {"scores": jnp.sum(delta, axis=2) / n, "preference": delta}
 
 
+_none = lambda arch: ()
 _of_data = lambda arch: (len(arch.attributes),)
-_two = lambda arch: {"quality": (), "length": ()}
+_latent = lambda arch: (arch.knob("latent"),)
 HEADS: dict[str, Head] = {
     "linear": Head(_linear_init, _linear),
     "mlp": Head(_mlp_init, _mlp, knobs={"hidden": (1024,), "dropout": 0.1}),
     "attributes": Head(
         _attributes_init,
         _attributes,
-        lambda arch: {"attributes": _of_data(arch)},
+        {"attributes": _of_data},
         {"weights": {}},
         of_attributes=True,
     ),
     "gated": Head(
         _gated_init,
         _gated,
-        lambda arch: {"attributes": _of_data(arch), "gate": _of_data(arch)},
+        {"attributes": _of_data, "gate": _of_data},
         {"hidden": 1024, "verbosity": "", "debias": 0.0},
         prompt=True,
         of_attributes=True,
@@ -418,9 +419,9 @@ HEADS: dict[str, Head] = {
     "quantiles": Head(
         _quantiles_init,
         _quantiles,
-        lambda arch: {
-            "attributes": _of_data(arch),
-            "quantiles": (*_of_data(arch), arch.knob("quantiles")),
+        {
+            "attributes": _of_data,
+            "quantiles": lambda arch: (len(arch.attributes), arch.knob("quantiles")),
         },
         {"quantiles": 19, "weights": {}},
         of_attributes=True,
@@ -428,26 +429,30 @@ HEADS: dict[str, Head] = {
     "gaussian": Head(
         _gaussian_init,
         _gaussian,
-        lambda arch: {"attributes": _of_data(arch), "log_std": _of_data(arch)},
+        {"attributes": _of_data, "log_std": _of_data},
         {"weights": {}},
         of_attributes=True,
     ),
-    "odin": Head(_odin_init, _odin, _two),
-    "length_expert": Head(_expert_init, _expert, _two, {"hidden": 16}),
+    "odin": Head(_odin_init, _odin, {"quality": _none, "length": _none}),
+    "length_expert": Head(
+        _expert_init, _expert, {"quality": _none, "length": _none}, {"hidden": 16}
+    ),
     "bottleneck": Head(
         _bottleneck_init,
         _bottleneck,
-        lambda arch: {
-            "latent_mean": (arch.knob("latent"),),
-            "latent_log_std": (arch.knob("latent"),),
-        },
+        {"latent_mean": _latent, "latent_log_std": _latent},
         {"latent": 128},
     ),
     "pair": Head(
         _pair_init,
         _pair,
-        lambda arch: {"embedding": (arch.knob("planes"), 2)},
+        {"embedding": lambda arch: (arch.knob("planes"), 2)},
         {"planes": 3},
         combine=_against,
     ),
 }
+
+
+def shapes(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
+    """What the head of a model gives beside the scores -> its shape after [e k]."""
+    return {name: shape(arch) for name, shape in find(arch.head).outputs.items()}

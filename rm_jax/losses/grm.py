@@ -1,0 +1,87 @@
+"""GRM: the language model is kept while the reward is learnt (Yang 2024, 2406.10216).
+
+The paper's objective is (1 - α) bt + α term, α = 0.01; here it is bt + weight term, the
+same up to a factor for weight = α / (1 - α). The model needs its head of tokens:
+config.model.lm_head.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rm_jax.losses.knobs import Range
+from rm_jax.losses.pairwise import mean_of_pairs, pairs
+from rm_jax.types import Labels, RewardOutput
+
+
+class GrmKnobs(NamedTuple):
+    """Knobs of both.
+
+    Attributes:
+      weight: of the term, α / (1 - α).
+      beta: β, reward for each nat of log-probability.
+    """
+
+    weight: Annotated[float, Range(0.0, float("inf"))] = 0.01 / 0.99
+    beta: Annotated[float, Range(0.0, float("inf"))] = 0.1
+
+
+def grm_sft(
+    out: RewardOutput, labels: Labels, hparams: GrmKnobs, key: Array
+) -> Float[Array, "e"]:
+    """sp(-β log π(y_w | x)), a mean over the pairs of an example that are no ties.
+
+    The sum of log p over a long response is far below 0: the gradient is then about β,
+    whatever the response.
+
+    Args:
+      out: token_logp [e k].
+      labels: ranks, present, soft: which response of a pair is preferred.
+      hparams: see GrmKnobs.
+      key: not used.
+    """
+    present = labels.present > 0
+    logp = jnp.where(present, out.token_logp, 0.0)
+    return _of_winners(out, labels, hparams, lambda i, j: i, logp)
+
+
+def grm_dpo(
+    out: RewardOutput, labels: Labels, hparams: GrmKnobs, key: Array
+) -> Float[Array, "e"]:
+    """sp(-β (h_w - h_l)), h = log π(y | x) - log π_ref(y | x), a mean over pairs.
+
+    A response without reference_logp has h = 0.
+
+    Args:
+      out: token_logp [e k].
+      labels: ranks, present, soft, reference_logp.
+      hparams: see GrmKnobs.
+      key: not used.
+    """
+    given = (labels.present > 0) & jnp.isfinite(labels.reference_logp)
+    ours, theirs = (
+        jnp.where(given, x, 0.0) for x in (out.token_logp, labels.reference_logp)
+    )
+    return _of_winners(out, labels, hparams, lambda i, j: i - j, ours - theirs)
+
+
+def _of_winners(
+    out: RewardOutput,
+    labels: Labels,
+    hparams: GrmKnobs,
+    lead: Callable[[Array, Array], Array],
+    h: Float[Array, "e k"],
+) -> Float[Array, "e"]:
+    """Mean over pairs of sp(-β lead(h of the winner, h of the loser))."""
+    p = pairs(out, labels)
+    i, j = h[:, :, None], h[:, None, :]
+    cost = lambda x: jax.nn.softplus(-hparams.beta * x)
+    both = p.chance * cost(lead(i, j)) + (1.0 - p.chance) * cost(lead(j, i))
+    return mean_of_pairs(p, both, jnp.zeros(()))
+
+
+grm_sft.needs = ("token_logp",)
+grm_dpo.needs = ("token_logp", "reference_logp")
