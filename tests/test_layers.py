@@ -10,7 +10,7 @@ import pytest
 # Lowest first. A file imports from lower layers and from its own package, never from a
 # neighbour in its layer: so any of them can be read, tested and replaced alone.
 LAYERS = (
-    ("types", "jsontext", "objects", "schemas", "seal"),
+    ("types", "jsontext", "objects", "schemas", "seal", "hyper"),
     ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
     ("cluster", "compiles", "lines", "masks", "shares", "sinks"),
     ("config", "manifest", "writer", "goodput", "arguments"),

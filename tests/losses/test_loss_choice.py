@@ -294,7 +294,8 @@ def test_what_is_not_one_float_an_example_is_refused(fn, words):
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_has_terms_that_are_right(name):
-    check_terms(choose({"name": name, "regularizers": {"center": {}}}), 0)
+    objective = choose({"name": name, "regularizers": {"center": {}}})
+    check_terms(objective, 2, {n: SHAPES[n] for n in objective.outputs})
 
 
 def test_a_module_that_exits_is_an_error(tmp_path, monkeypatch):
