@@ -204,7 +204,7 @@ def example_of_step(config, tmp_path, step):
     built = train_module.build(
         rm_jax.config.validate(config), None, LOSSES, REGULARIZERS, lambda line: None
     )
-    loader = built.loaders["train"]
+    loader = built.training
     steps = [{item.example for item in loader.items_at(s)} for s in range(step + 1)]
     return next(iter(steps[step] - set().union(*steps[:step])))
 

@@ -73,7 +73,7 @@ class Scorer:
         self.tokenizer = load_tokenizer(store.join(run, "tokenizer"))
         _, apply = models.functions(self.arch)
         self.mesh = sharding.make_mesh(
-            {"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]
+            dict.fromkeys(sharding.AXES, 1), jax.devices()[:1]
         )
         one = jax.tree.map(lambda _: sharding.replicated(self.mesh), self.params)
         self._score = make_score(apply, self.mesh, one)
