@@ -12,14 +12,16 @@ SEEDS = ("init_seed", "dropout_seed")
 
 def configs(config: Any) -> tuple[Any, ...]:
     """The run that each member of an ensemble is; the config itself of a plain run."""
-    count = config.members.count
-    return tuple(_member(config, i) for i in range(count)) if count > 1 else (config,)
+    if config.members.count == 1:
+        return (config,)
+    return tuple(_member(config, i) for i in range(config.members.count))
 
 
 def _member(config: Any, i: int) -> Any:
     c = ml_collections.ConfigDict(config.to_dict())
-    for name in (*SEEDS, *(("data_seed",) if config.members.own_order else ())):
+    for name in SEEDS:
         c[name] += i
+    c.data_seed += i * config.members.own_order
     c.data.bootstrap_seed += i
     return c
 

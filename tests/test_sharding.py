@@ -150,7 +150,8 @@ def _train(values, data, params):
     fresh = zero.replace(
         params=params,
         ema=params,
-        hparams=jax.tree.map(np.asarray, {"optim": HPARAMS[0], "loss": HPARAMS[1]}),
+        hparams=zero.hparams
+        | jax.tree.map(np.asarray, {"optim": HPARAMS[0], "loss": HPARAMS[1]}),
     )
     state = jax.device_put(fresh, shardings)
     loader = Loader(data, pack.shapes((32,), 32 * 8, 8), 16, of_one(len(data), 2))

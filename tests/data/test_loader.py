@@ -211,7 +211,7 @@ def test_local_rows_of_a_process_are_those_of_its_devices(monkeypatch, held, wan
         "addressable_devices_indices_map",
         lambda self, shape: indices,
     )
-    mesh = sharding.make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1) | {"data": 8})
     assert sharding.local_rows(mesh, 8) == want
     indices[9] = (slice(0, 1),)
     with pytest.raises(ValueError, match="are not contiguous"):
