@@ -24,7 +24,7 @@ from rm_jax.config import ConfigError, parse_duration
 from rm_jax.data import datasets, pack
 from rm_jax.data.contract import Contract, Encoder
 from rm_jax.data.loader import Loader, StepBatch
-from rm_jax.data.relabel import Relabel
+from rm_jax.data.relabel import of_config
 from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
 from rm_jax.data.training import Training
 from rm_jax.evals.score import ScoreFn
@@ -258,13 +258,7 @@ def _training(
     if config.train.overfit_one_batch:
         orders = [order.only_first(config.batch.examples) for order in orders]
     loaders = [lay(data.train, order=order) for order in orders]
-    hows = [
-        Relabel(
-            c.data.label_noise, c.data.noise_seed, c.data.bootstrap,
-            c.data.bootstrap_seed,
-        )
-        for c in each
-    ]  # fmt: skip
+    hows = [of_config(c.data) for c in each]
     return Training(loaders, hows, members is not None)
 
 

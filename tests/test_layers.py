@@ -18,7 +18,7 @@ LAYERS = (
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
     ("step", "checkpoint", "report", "rundir", "provenance"),
     ("build", "repeat", "steplog"),
-    ("start",),
+    ("start", "evaluation"),
     ("train", "serve"),
     ("main",),
 )

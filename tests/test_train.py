@@ -16,6 +16,7 @@ import pytest
 from tiny import NO_EVAL, WORLD, arrays, lines, train, use_devices
 
 import rm_jax
+from rm_jax import evaluation
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.config import ConfigError
 from rm_jax.data.schema import record_from_dict, record_to_dict
@@ -103,17 +104,17 @@ def test_a_log_that_was_lost_is_said(straight, make, tmp_path):
 
 
 def test_stopped_in_an_evaluation_and_continued(straight, make, tmp_path, monkeypatch):
-    real = train_module.score_table
+    real = evaluation.score_table
 
     def signalled(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(train_module, "score_table", signalled)
+    monkeypatch.setattr(evaluation, "score_table", signalled)
     done, said = train(make(), tmp_path / "run")
     assert done is None and "saved step 4" in said
     assert [line["step"] for line in lines(tmp_path / "run")] == [3]
-    monkeypatch.setattr(train_module, "score_table", real)
+    monkeypatch.setattr(evaluation, "score_table", real)
     train(make(), tmp_path / "run")
     assert_same_run(tmp_path / "run", straight)
 
@@ -315,17 +316,17 @@ def test_a_warm_up_that_never_ends_is_said(make, tmp_path):
 
 
 def test_stopped_in_the_last_evaluation(make, tmp_path, monkeypatch):
-    real = train_module.evaluate_set
+    real = evaluation.evaluate_set
 
     def stop(*args, poll, **more):
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, poll=poll, **more)
 
-    monkeypatch.setattr(train_module, "evaluate_set", stop)
+    monkeypatch.setattr(evaluation, "evaluate_set", stop)
     done, said = train(make(), tmp_path / "run")
     assert done is None and "SIGTERM: trained; the same command evaluates" in said
     assert not (tmp_path / "run/evals.json").exists()
-    monkeypatch.setattr(train_module, "evaluate_set", real)
+    monkeypatch.setattr(evaluation, "evaluate_set", real)
     done, _ = train(make(), tmp_path / "run")
     assert done["valid"]["n_pairs"] > 0
 
