@@ -144,6 +144,7 @@ def build(
     )
     total = steps(config.train.duration)
     params = jax.eval_shape(init, jax.random.key(0))
+    losses_module.check_parameter_terms(objective, params)
     warmup = steps(config.optim.warmup)
     if warmup > total:
         say(
@@ -156,7 +157,7 @@ def build(
             n_pattern=arch.pattern,
             total_steps=total,
             warmup_steps=min(warmup, total),
-            **{name: value for name, value in c.optim.items() if name != "warmup"},
+            **_optim(c, arch),
         )
         for c in each
     ]
@@ -211,6 +212,17 @@ def build(
         total,
         found,
     )
+
+
+def _optim(config: Any, arch: ArchConfig) -> dict[str, Any]:
+    """config.optim, with everything frozen that adapters leave frozen."""
+    values = {name: value for name, value in config.optim.items() if name != "warmup"}
+    if arch.lora_rank:
+        values["lr_multipliers"] = (
+            (models.lora.FROZEN, 0.0),
+            *values["lr_multipliers"],
+        )
+    return values
 
 
 def _members(config: Any, each: Sequence[Any], together: bool) -> Members | None:
@@ -366,8 +378,16 @@ def check_same(workdir: str, built: Built) -> None:
         )
 
 
-def check_model(where: str, meta: Mapping[str, Any], built: Built) -> None:
+def check_model(
+    where: str, meta: Mapping[str, Any], built: Built, new: Sequence[str] = ()
+) -> None:
     """Refuses parameters of another architecture or of another tokenizer.
+
+    Args:
+      where: what holds them.
+      meta: of their checkpoint.
+      built: of this run.
+      new: fields of the arch that may differ, since what they are about is made anew.
 
     Raises:
       ConfigError: naming the fields that differ.
@@ -377,7 +397,7 @@ def check_model(where: str, meta: Mapping[str, Any], built: Built) -> None:
     changed = [
         f"{k}: {other.get(k)!r} -> {own[k]!r}"
         for k in own
-        if own[k] != other.get(k) and k not in fresh
+        if own[k] != other.get(k) and k not in (*fresh, *new)
     ]
     contract = Contract.from_json(meta["contract"])
     if contract.tokenizer_sha != built.data.contract.tokenizer_sha:

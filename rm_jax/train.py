@@ -117,7 +117,7 @@ def train_together(
         with cluster.in_turn("checkpoints"):  # the first clears what a kill left
             checkpoints = stack.enter_context(_checkpoints(config, workdirs))
         events: list[dict[str, Any]] = []
-        start = where_to_start(config, built, workdirs, checkpoints, events.append)
+        start = where_to_start(config, built, workdirs, checkpoints, events.append, say)
         if start.step > built.total:
             raise ConfigError(
                 f"the run has {start.step} steps already, config.train.duration = "

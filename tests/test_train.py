@@ -246,14 +246,17 @@ def begin(config, workdir):
     built = train_module.build(config, None, LOSSES, REGULARIZERS, lambda line: None)
     own = Checkpoints(str(workdir / "checkpoints"))
     where = [str(workdir)]
-    start = train_module.where_to_start(config, built, where, own, events.append)
+    start = train_module.where_to_start(
+        config, built, where, own, events.append, lambda line: None
+    )
     return built, start, events
 
 
 def test_start_cases(straight, make, tmp_path):
     nothing = tmp_path / "nothing"
     _, scratch, _ = begin(make(), nothing)
-    _, init, _ = begin(make(model__init=str(straight)), nothing)
+    keep = {"model__head__init": "keep"}
+    _, init, _ = begin(make(model__init=str(straight), **keep), nothing)
     _, resume, _ = begin(make(train__resume=str(straight)), nothing)
     _, own, _ = begin(make(model__init="no-such-run"), straight)
     want, _, _ = Checkpoints(f"{straight}/checkpoints").restore_part("params")
@@ -267,6 +270,41 @@ def test_start_cases(straight, make, tmp_path):
     assert equal(init.state.opt_state, scratch.state.opt_state)
     assert equal(resume.state, own.state)
     assert not equal(resume.state.opt_state, scratch.state.opt_state)
+
+
+@pytest.mark.parametrize("init", ["zero", "normal", "reset"])
+def test_the_head_of_another_run_is_replaced_unless_it_is_kept(
+    straight, make, tmp_path, init
+):
+    config = make(model__init=str(straight), model__head__init=init)
+    _, start, _ = begin(config, tmp_path / "run")
+    want, _, _ = Checkpoints(f"{straight}/checkpoints").restore_part("params")
+    found = start.state.params
+    assert np.any(found["head"]) == (init != "zero")
+    assert not np.array_equal(found.pop("head"), want.pop("head"))
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+
+
+def test_another_head_is_no_other_model_unless_it_is_kept(straight, make, tmp_path):
+    head = {"model__head__name": "bottleneck", "model__head__latent": 4}
+    config = make(model__init=str(straight), model__head__init="normal", **head)
+    _, start, _ = begin(config, tmp_path / "run")
+    assert start.state.params["head"]["mean"].shape == (8, 4)
+    config.model.head.init = "keep"
+    with pytest.raises(ConfigError, match="another model: head: 'linear' -> 'bottle"):
+        begin(config, tmp_path / "run")
+
+
+def test_adapters_start_from_a_run_without_them(straight, make, tmp_path):
+    config = make(model__init=str(straight), model__head__init="keep",
+                  model__lora__rank=2)  # fmt: skip
+    _, start, _ = begin(config, tmp_path / "run")
+    want, _, _ = Checkpoints(f"{straight}/checkpoints").restore_part("params")
+    found = start.state.params
+    lora = {n: found["layer_0"]["attn"][n].pop("lora") for n in ("q", "v")}
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+    assert lora["q"]["a"].shape == (8, 2) and np.any(lora["q"]["a"])
+    assert lora["v"]["b"].shape == (2, 4) and not np.any(lora["v"]["b"])
 
 
 def test_a_start_that_is_not_there_is_named(make, tmp_path):
@@ -334,7 +372,7 @@ def test_stopped_in_the_last_evaluation(make, tmp_path, monkeypatch):
 def test_a_start_of_another_model_is_refused(straight, make, tmp_path):
     with pytest.raises(ConfigError, match="holds another model: .*rope_base: 10000.0"):
         begin(make(model__init=str(straight), model__rope_base=500.0), tmp_path)
-    with pytest.raises(ValueError, match="does not fit the model: .*saved"):
+    with pytest.raises(ValueError, match="holds another model: d_ff: 16 -> 24"):
         begin(make(model__init=str(straight), model__d_ff=24), tmp_path)
 
 

@@ -35,6 +35,7 @@ from rm_jax.losses.margins import (
     margin_mse,
     scaled_bt,
 )
+from rm_jax.losses.nnm import NNM
 from rm_jax.losses.noise import label_smooth, robust_bt, soft_label
 from rm_jax.losses.odin import odin, odin_orthogonal, odin_sums
 from rm_jax.losses.pairwise import bradley_terry, bt
@@ -62,6 +63,7 @@ __all__ = [
     "Range",
     "Regularizer",
     "check_labels",
+    "check_parameter_terms",
     "check_outputs",
     "check_terms",
     "choose",
@@ -117,8 +119,10 @@ REGULARIZERS: dict[str, Regularizer] = {
     "grm_dpo": Regularizer(per_example=grm_dpo),
     "vib": Regularizer(per_example=vib),
     "vib_averaged": Regularizer(per_example=vib_averaged),
+    "lora_nnm": NNM,
 }
 TOKEN_LOGP = "token_logp"
+PARTS = ("per_example", "params", "stats", "value")
 
 
 class Objective(NamedTuple):
@@ -277,6 +281,34 @@ def check_terms(
             )
 
 
+def check_parameter_terms(objective: Objective, params: Any) -> None:
+    """Traces the regularisers that are functions of parameters.
+
+    Args:
+      objective: of `choose`.
+      params: shapes of the parameters of one model.
+
+    Raises:
+      ValueError: naming the one that fails, or is no scalar.
+    """
+    stacked = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), params
+    )
+    for name, reg in objective.regularizers.items():
+        if reg.params is None:
+            continue
+        given = stacked if reg.across_members else params
+        try:
+            found = jax.eval_shape(reg.params, given, objective.hparams[name])
+        except Exception as error:  # somebody's function: whatever it raises, named
+            why = str(error).strip().partition("\n")[0]
+            raise ValueError(f"regularizer {name} fails: {why}") from error
+        if getattr(found, "shape", None) != ():
+            raise ValueError(
+                f"regularizer {name} returns {_described(found)}: want one number"
+            )
+
+
 def _one_float_each(found: Any, e: int) -> bool:
     if not isinstance(found, jax.ShapeDtypeStruct):
         return False
@@ -351,7 +383,10 @@ def global_terms(
 
 
 def parameter_terms(
-    objective: Objective, params: Any, hparams: Mapping[str, Any]
+    objective: Objective,
+    params: Any,
+    hparams: Mapping[str, Any],
+    across_members: bool = False,
 ) -> dict[str, Float[Array, ""]]:
     """Each regulariser that is a function of parameters, times its weight.
 
@@ -359,11 +394,12 @@ def parameter_terms(
       objective: of `choose`.
       params: parameters of the model.
       hparams: like objective.hparams.
+      across_members: those that see all members at once, instead of the others.
     """
     return {
         name: hparams[name].weight * reg.params(params, hparams[name])
         for name, reg in objective.regularizers.items()
-        if reg.params is not None
+        if reg.params is not None and reg.across_members == across_members
     }
 
 
@@ -404,7 +440,7 @@ def _imported(kind: str, name: str) -> Any:
 def _regularizer_knobs(reg: Regularizer, values: Any, where: str) -> Any:
     if not hasattr(values, "items"):  # a ConfigDict is a mapping in all but type
         raise ValueError(f"{where} = {values!r}: want its knobs, {{'weight': number}}")
-    given = {n for n in reg._fields if getattr(reg, n) is not None}
+    given = {n for n in PARTS if getattr(reg, n) is not None}
     if given not in ({"per_example"}, {"params"}, {"stats", "value"}):
         raise ValueError(
             f"{where} sets {sorted(given)}: want per_example, or params, or stats and "
@@ -429,7 +465,7 @@ def _outputs(
 ) -> dict[str, str]:
     outputs = {name: where for name in getattr(fn, "outputs", ())}
     for reg, parts in regs.items():
-        for part in parts:
+        for part in parts:  # a flag among them has no outputs
             for name in getattr(part, "outputs", ()):
                 outputs[name] = f"regularizer {reg}"
     return outputs

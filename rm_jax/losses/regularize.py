@@ -31,12 +31,15 @@ class Regularizer(NamedTuple):
       params: (params, hparams) -> scalar.
       stats: (out, labels, hparams) -> pytree of sums over examples.
       value: (sums, hparams) -> scalar.
+      across_members: whether `params` gets the parameters of all members at once, what
+        they own with its leading axis m (1 for a single model).
     """
 
     per_example: Callable[..., Array] | None = None
     params: Callable[..., Array] | None = None
     stats: Callable[..., object] | None = None
     value: Callable[..., Array] | None = None
+    across_members: bool = False
 
 
 class WeightKnobs(NamedTuple):

@@ -49,6 +49,7 @@ class Head(NamedTuple):
       of_attributes: whether it predicts the ratings of the data.
       combine: (outputs [e k ...], present [e k]) -> outputs; for heads whose scores
         depend on the other responses of the example.
+      zero: whether it may start at 0; else it has a start of its own.
     """
 
     init: Callable[[Array, ArchConfig], Any]
@@ -58,6 +59,7 @@ class Head(NamedTuple):
     prompt: bool = False
     of_attributes: bool = False
     combine: Callable[[Outputs, Array], Outputs] | None = None
+    zero: bool = True
 
 
 def find(name: str) -> Head:
@@ -89,7 +91,8 @@ def choose(
     """Name and knobs of the head that `config.model.head` describes.
 
     Args:
-      config_head: {"name": ..., knob: value, ...}; knobs left out have their defaults.
+      config_head: {"name": ..., "init": ..., knob: value, ...}; knobs left out have
+        their defaults.
       attributes: names of the ratings of the training data.
 
     Raises:
@@ -97,7 +100,7 @@ def choose(
         than the default; a head of attributes for data without ratings.
     """
     values = dict(config_head)
-    name = values.pop("name")
+    name, init = values.pop("name"), values.pop("init")
     head = find(name)
     for knob, value in values.items():
         if knob not in head.knobs:
@@ -106,6 +109,11 @@ def choose(
                 f"{dict(head.knobs)}"
             )
         _check(f"config.model.head.{knob}", value, head.knobs[knob])
+    if init == "zero" and not head.zero:
+        raise ValueError(
+            f"config.model.head.init = 'zero': the head {name} has parts that differ "
+            "only by how they start: choose 'normal'"
+        )
     if head.of_attributes and not attributes:
         others = sorted(n for n, h in HEADS.items() if not h.of_attributes)
         raise ValueError(
@@ -433,7 +441,7 @@ HEADS: dict[str, Head] = {
         {"weights": {}},
         of_attributes=True,
     ),
-    "odin": Head(_odin_init, _odin, {"quality": _none, "length": _none}),
+    "odin": Head(_odin_init, _odin, {"quality": _none, "length": _none}, zero=False),
     "length_expert": Head(
         _expert_init, _expert, {"quality": _none, "length": _none}, {"hidden": 16}
     ),
@@ -449,6 +457,7 @@ HEADS: dict[str, Head] = {
         {"embedding": lambda arch: (arch.knob("planes"), 2)},
         {"planes": 3},
         combine=_against,
+        zero=False,
     ),
 }
 

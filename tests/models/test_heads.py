@@ -15,7 +15,7 @@ NAMES = ("help", "long")
 
 
 def arch(name="linear", head_init="normal", **knobs):
-    _, all_knobs = heads.choose({"name": name, **knobs}, NAMES)
+    _, all_knobs = heads.choose({"name": name, "init": "normal", **knobs}, NAMES)
     return ArchConfig(
         vocab_size=11, d_model=D, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=D,
         d_ff=8, head_init=head_init, head=name, head_knobs=frozen(all_knobs),
@@ -226,12 +226,24 @@ def test_zero_starts_at_no_preference():
 )
 def test_what_is_no_head_is_refused(given, message):
     with pytest.raises(ValueError, match=f"config.model.head.{message}|{message}"):
-        heads.choose(given, NAMES)
+        heads.choose({"init": "zero"} | given, NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(HEADS))
+def test_a_head_of_parts_that_must_differ_does_not_start_at_zero(name):
+    given = {"name": name, "init": "zero"}
+    if name in ("odin", "pair"):
+        with pytest.raises(
+            ValueError, match=f"init = 'zero': the head {name} .*normal"
+        ):
+            heads.choose(given, NAMES)
+    else:
+        assert heads.choose(given, NAMES)[0] == name
 
 
 def test_ratings_that_the_data_have_not():
     with pytest.raises(ValueError, match="'gaussian' predicts ratings"):
-        heads.choose({"name": "gaussian"}, ())
+        heads.choose({"name": "gaussian", "init": "zero"}, ())
     a = arch("attributes", weights={"helpful": 1.0})
     with pytest.raises(ValueError, match=r"\['helpful'\].*\['help', 'long'\]"):
         run(a, made(a), pooled())
