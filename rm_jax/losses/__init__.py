@@ -246,7 +246,7 @@ def check_terms(
         strength=shape(e),
         weight=shape(e),
         ratings=shape(e, k, attributes),
-        steps=shape(e, k, 0, dtype=jnp.int32),
+        steps=shape(e, k, *outputs.get("steps", (0,))),
         lengths=shape(e, k, dtype=jnp.int32),
         ids=shape(e, dtype=jnp.int32),
         source=shape(e, dtype=jnp.int32),

@@ -140,7 +140,7 @@ def winner_sums(out: RewardOutput, labels: Labels, hparams: WeightKnobs) -> Winn
     winner = p.chance * r[:, :, None] + (1.0 - p.chance) * r[:, None, :]
     n = jnp.sum(ordered, axis=(1, 2))
     mean = jnp.sum(ordered * winner, axis=(1, 2)) / jnp.maximum(n, 1.0)
-    w = labels.weight.astype(jnp.float32) * (n > 0)
+    w = jnp.where(n > 0, labels.weight.astype(jnp.float32), 0.0)
     return WinnerSums(jnp.sum(w), jnp.sum(w * mean))
 
 

@@ -13,6 +13,8 @@ from rm_jax.losses.regularize import WeightKnobs
 from rm_jax.types import Labels, RewardOutput
 
 KEY = jax.random.key(0)
+# What heads give beside the scores, for one attribute: shapes after [e k].
+SHAPES = {"attributes": (1,), "log_std": (1,), "quantiles": (1, 5), "steps": (4,)}
 
 
 class ShiftKnobs(NamedTuple):
@@ -278,7 +280,7 @@ def branching(out, labels, hparams, key):
 def test_what_is_not_one_float_an_example_is_refused(fn, words):
     as_loss = choose({"name": "mine"}, losses={"mine": fn})
     with pytest.raises(ValueError) as error:
-        check_terms(as_loss, 0)
+        check_terms(as_loss, 0, {})
     assert all(word in str(error.value) for word in ("the loss", *words))
 
     def term(out, labels, hparams: WeightKnobs, key):
@@ -289,13 +291,13 @@ def test_what_is_not_one_float_an_example_is_refused(fn, words):
     beside = choose({"name": "bradley_terry", "regularizers": {"mine": {}}},
                     regularizers=known)  # fmt: skip
     with pytest.raises(ValueError, match="regularizer mine"):
-        check_terms(beside, 0)
+        check_terms(beside, 0, {})
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_has_terms_that_are_right(name):
     objective = choose({"name": name, "regularizers": {"center": {}}})
-    check_terms(objective, 2, {n: SHAPES[n] for n in objective.outputs})
+    check_terms(objective, 1, {n: SHAPES[n] for n in objective.outputs})
 
 
 def test_a_module_that_exits_is_an_error(tmp_path, monkeypatch):
