@@ -27,6 +27,8 @@ def records(id_record):
             soft=0.75,
             weight=0.5,
             ratings={"help": (1.0, None)},
+            steps=[[(0, 1), (1, None)], [(0, 0.25)]],
+            reference_logp=(-1.5, None),
         ),
         id_record(1, None, [[5], [6]]),
         id_record(2, [1], [[7]], strength=3.0, ranks=(None,), ratings={"help": (2.5,)}),
@@ -70,8 +72,13 @@ def test_round_trip(built):
         assert data.meta["audit"] == {"a": 1} and data.meta["source"] == {"spec": "x"}
         assert data.meta["counts"] == {"dropped": 1}
         assert data.meta["attributes"] == ["help"] and data.meta["tokens"] == 15
-        fields = ["gold", "ranks", "ratings", "soft", "strength"]
-        assert data.meta["fields"] == fields
+        fields = {"gold", "reference_logp", "steps", *FIELDS}
+        assert data.meta["fields"] == sorted(fields)
+        assert data.meta["max_steps"] == 2
+        assert data.steps(np.arange(6)).tolist() == [2, 1, 0, 0, 0, 0]
+        assert data.arrays["step_end"].tolist() == [0, 1, 0]
+        np.testing.assert_array_equal(data.arrays["step_label"], [1, NAN, 0.25])
+        np.testing.assert_array_equal(data.arrays["reference_logp"], [-1.5, *[NAN] * 5])
 
 
 @pytest.mark.parametrize(
@@ -209,7 +216,7 @@ def test_another_version_is_refused(built):
     path = built.directory / "meta.json"
     path.write_text(json.dumps(unsealed(path) | {"schema_version": 0}))
     with pytest.raises(
-        CacheError, match="has schema_version 0, this code reads 3: delete .*/set"
+        CacheError, match="has schema_version 0, this code reads 4: delete .*/set"
     ):
         cache.open_cache(built.directory)
 
