@@ -85,7 +85,7 @@ def test_steps_that_are_not_the_response(texts, steps, step, why):
 @pytest.fixture(scope="module")
 def bpe():
     """A BPE that merges over what lies between two steps."""
-    text = "So it is 4.\n\nSo it is 5.\n\n" * 50
+    text = "So it is 4.\n\nSo it is 5.\n\nx=44\n\n" * 50
     return build_tokenizer("bpe:270", texts=[text])
 
 
@@ -100,10 +100,18 @@ def test_each_step_ends_with_a_token_of_its_own(bpe):
             assert enc.decode(ids[before : end + 1]).strip() == step.text
             before = end + 1
         assert enc.decode(ids[before:]) == "<|end|>"
-    # The whole text is merged over the border: it has other tokens.
-    plain = enc.encode(record_from_dict({"prompt": "2 + 2?", "responses": [
-        "So it is 4.\n\nSo it is 5."]}))  # fmt: skip
-    assert not plain.steps and plain.responses[0].tolist() != got.responses[0].tolist()
+
+
+def test_nothing_is_merged_over_the_end_of_a_step(bpe):
+    enc = encoder(bpe, tokenizer="bpe:270")
+    row = {"prompt": "?", "responses": ["x=44"]}
+    plain = enc.encode(record_from_dict(row))
+    steps = [{"text": "x=4", "label": 1}, {"text": "4", "label": 0}]
+    got = enc.encode(record_from_dict(row | {"steps": [steps]}))
+    decoded = lambda r: [enc.decode([i]) for i in r.responses[0][:-1]]
+    assert decoded(plain)[-1] == "44" and decoded(got)[-2:] == ["4", "4"]
+    assert not plain.steps and got.steps[0].tolist() == [
+        len(got.responses[0]) - 3, len(got.responses[0]) - 2]  # fmt: skip
 
 
 def test_the_tokens_of_a_step_do_not_depend_on_those_that_follow(bpe):
