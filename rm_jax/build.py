@@ -23,7 +23,7 @@ from rm_jax.data import datasets, pack
 from rm_jax.data.contract import Contract, Encoder
 from rm_jax.data.loader import Loader, StepBatch
 from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
-from rm_jax.evals.score import ScoreFn
+from rm_jax.evals.score import Scored, ScoreFn
 from rm_jax.flops import step_flops
 from rm_jax.models import ArchConfig
 from rm_jax.models.arch import from_json
@@ -31,6 +31,7 @@ from rm_jax.optim import make_optimizer
 from rm_jax.plugins import Plugin
 from rm_jax.state import TrainState, new_state, plan
 from rm_jax.step import Step, make_score, make_step
+from rm_jax.stepscores import make_step_scores
 from rm_jax.types import Labels, PackedBatch
 
 
@@ -46,7 +47,7 @@ class Built(NamedTuple):
       shapes: what a checkpoint is restored into.
       shardings: where each array lives.
       step: the programs of a training step.
-      score: (params, batch, labels) -> scores, a program.
+      score: (params, batch, labels) -> scores, or Scored, a program.
       flops: model FLOPs of a training step.
       total: steps of the whole run.
       plugins: name -> code from outside.
@@ -96,6 +97,14 @@ def build(
         say(datasets.epoch_line(config.data, order))
     if config.train.overfit_one_batch:
         order = order.only_first(config.batch.examples)
+    encoder = Encoder(data.contract, data.tokenizer)
+    arch = models.make_arch(
+        config.model,
+        encoder.vocab_size,
+        config.contract.pooling,
+        data.train.meta["attributes"],
+    )
+    of_steps = bool(models.heads.find(arch.head).steps)
     loaders = {
         name: Loader(
             tokens,
@@ -104,16 +113,10 @@ def build(
             order if name == "train" else None,
             config.batch.layout,
             rows=lambda shape: sharding.local_rows(mesh, shape.rows),
+            steps=of_steps,
         )
         for name, tokens in {"train": data.train, **data.evals}.items()
     }
-    encoder = Encoder(data.contract, data.tokenizer)
-    arch = models.make_arch(
-        config.model,
-        encoder.vocab_size,
-        config.contract.pooling,
-        data.train.meta["attributes"],
-    )
     outputs = models.heads.shapes(arch)
     known = {name: head.outputs.keys() for name, head in models.heads.HEADS.items()}
     losses_module.check_outputs(objective, arch.head, outputs.keys(), known)
@@ -160,7 +163,8 @@ def build(
         sources=data.train.sources,
         example_losses=config.train.example_losses,
     )
-    score = make_score(apply, mesh, shardings.params)
+    make = make_step_scores if of_steps else make_score
+    score = make(apply, mesh, shardings.params)
     work = lambda batch: step_flops(arch, batch, objective.needs_token_logp)
     return Built(
         data,
@@ -182,8 +186,9 @@ def score_fn(built: Built, state: TrainState) -> ScoreFn:
     """The model of a state, averaged if the run averages, as a function on chunks."""
     params = state.params if state.ema is None else state.ema
 
-    def score(batch, labels) -> np.ndarray:
-        return np.asarray(built.score(params, *put_chunk(built.mesh, batch, labels)))
+    def score(batch, labels) -> np.ndarray | Scored:
+        found = built.score(params, *put_chunk(built.mesh, batch, labels))
+        return jax.tree.map(np.asarray, found)
 
     return score
 
