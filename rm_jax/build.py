@@ -91,7 +91,8 @@ def build(
     kept = store.join(workdir, "tokenizer") if info else None
     with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
-    losses_module.check_labels(objective, set(data.train.meta["fields"]))
+    for line in losses_module.check_labels(objective, datasets.label_counts(data)):
+        say(f"WARNING {line}")
     order = datasets.train_order(config.data, data.train, config.data_seed)
     if data.train.sources:
         say(datasets.epoch_line(config.data, order))

@@ -6,11 +6,13 @@ the same memory.
 
 import array
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
@@ -56,14 +58,14 @@ class ArrayWriter:
       max_steps: of the response with most.
       attributes: names of the ratings, None before the first record.
       ends: name -> last offset, of the arrays of offsets.
-      given: names of the optional labels that some record has; whole on exit.
+      given: label -> records that have it; "pairs": two ranks, or a soft label.
     """
 
     def __init__(self, folder: pathlib.Path, token_dtype: type):
         self.examples = self.max_responses = self.max_steps = 0
         self.attributes: list[str] | None = None
         self.ends = dict.fromkeys(OFFSETS, 0)
-        self.given: set[str] = set()
+        self.given: Counter[str] = Counter()
         self._folder, self._dtype = folder, token_dtype
         self._values = {name: array.array(_TYPECODES[t]) for name, t in ARRAYS.items()}
         for name in self.ends:
@@ -93,6 +95,7 @@ class ArrayWriter:
         self._move("id_start", self._ids.write(record.id.encode()))
         self._add_labels(record, encoded)
         self._add_steps(record, encoded)
+        self.given.update(_given(record, encoded))
         self.examples += 1
         self.max_responses = max(self.max_responses, len(encoded.responses))
         if self.examples % BLOCK == 0:
@@ -153,23 +156,32 @@ class ArrayWriter:
 
     def _write(self) -> None:
         """Writes what has gathered."""
-        self.given |= _given(self._values)
         for name, values in self._values.items():
             with open(self._folder / f"{name}.bin", "ab") as f:
                 f.write(values)
             del values[:]
 
 
-def _given(values: Mapping[str, array.array]) -> set[str]:
-    numbers = ("strength", "soft", "gold", "reference_logp")
-    found = {n for n in numbers if not np.isnan(values[n]).all()}
-    if not np.isnan(values["step_label"]).all():
-        found.add("steps")
-    if (np.asarray(values["ranks"]) >= 0).any():
-        found.add("ranks")
-    if len(values["ratings"]):
-        found.add("ratings")
-    return found
+def _given(record: Record, encoded: Encoded) -> Iterator[str]:
+    """The labels that a record has."""
+    ranked = sum(rank is not None for rank in record.ranks)
+    labels = (
+        step.label
+        for own, ends in zip(record.steps, encoded.steps, strict=False)
+        for step in own[: len(ends)]
+    )
+    ratings = itertools.chain.from_iterable(record.ratings.values())
+    found = {
+        "ranks": ranked > 0,
+        "pairs": ranked > 1 or record.soft is not None,
+        "soft": record.soft is not None,
+        "strength": record.strength is not None,
+        "ratings": any(rating is not None for rating in ratings),
+        "steps": any(label is not None for label in labels),
+        "reference_logp": any(logp is not None for logp in record.reference_logp),
+        "gold": not np.isnan(record.meta.get("gold", [np.nan])).all(),
+    }
+    return (name for name, there in found.items() if there)
 
 
 def checksum(path: str | os.PathLike) -> int:

@@ -26,7 +26,7 @@ from rm_jax.data.scratch import scratch_folder
 
 VERSION = 4
 META = {
-    "attributes", "audit", "bytes", "counts", "crc32", "examples", "fields",
+    "attributes", "audit", "bytes", "counts", "crc32", "examples", "given",
     "max_responses", "max_steps", "schema_version", "source", "sources", "token_dtype",
     "tokens", "truncation",
 }  # fmt: skip
@@ -269,7 +269,7 @@ def tokenised(
         "tokens": arrays.ends["branch_start"],
         "attributes": arrays.attributes or [],
         "counts": dict(encoder.counts),
-        "fields": sorted(arrays.given),
+        "given": dict(sorted(arrays.given.items())),
         "truncation": {
             "side": encoder.contract.truncation_side,
             "bos_id": encoder.bos_id,

@@ -7,6 +7,7 @@ first n examples hold every source by its share.
 import contextlib
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -53,7 +54,9 @@ def join(sets: Mapping[str, TokenSet], directory: str | os.PathLike) -> TokenSet
             "max_responses": max(meta["max_responses"] for meta in metas.values()),
             "max_steps": max(meta["max_steps"] for meta in metas.values()),
             "attributes": attributes,
-            "fields": sorted({f for meta in metas.values() for f in meta["fields"]}),
+            "given": dict(
+                sum((Counter(m["given"]) for m in metas.values()), Counter())
+            ),
             "token_dtype": first["token_dtype"],
             "truncation": first["truncation"],
             "counts": {},
@@ -63,7 +66,7 @@ def join(sets: Mapping[str, TokenSet], directory: str | os.PathLike) -> TokenSet
                     **data.meta["source"],
                     **{
                         k: data.meta[k]
-                        for k in ("audit", "counts", "examples", "tokens")
+                        for k in ("audit", "counts", "examples", "given", "tokens")
                     },
                     "cache": data.directory.name,
                 }

@@ -118,6 +118,16 @@ REGULARIZERS: dict[str, Regularizer] = {
     "vib_averaged": Regularizer(per_example=vib_averaged),
 }
 TOKEN_LOGP = "token_logp"
+PAIRS = "pairs"  # no field of Labels: two responses that are compared
+# How a source can be given what it lacks.
+SAID = {
+    PAIRS: "two responses that are ranked, or a `soft` label",
+    "soft": "`soft`, the probability that response 0 beats response 1",
+    "strength": "`strength`, the strength of the preference",
+    "ratings": "`ratings` of its responses",
+    "steps": "labelled `steps`",
+    "reference_logp": "`reference_logp`, log p of each response under a reference",
+}
 
 
 class Objective(NamedTuple):
@@ -128,7 +138,7 @@ class Objective(NamedTuple):
       regularizers: name -> Regularizer.
       hparams: "loss" and each regulariser's name -> its knobs, float32 arrays. They go
         into the train state; the functions here take them from there.
-      needs: field of Labels, or "token_logp" -> who needs it.
+      needs: field of Labels, "pairs" or "token_logp" -> who needs it.
       outputs: name in RewardOutput.aux -> who reads it.
     """
 
@@ -151,8 +161,9 @@ def choose(
 ) -> Objective:
     """The objective that a config's `loss` section describes.
 
-    A loss says what it cannot do without in attributes: labels, or log p of tokens, in
-    `fn.needs = ("token_logp",)`, outputs of the head in `fn.outputs = ("attributes",)`;
+    A loss says what it cannot do without in attributes: labels, two responses that are
+    compared or log p of tokens, in `fn.needs = ("strength", "pairs", "token_logp")`,
+    outputs of the head in `fn.outputs = ("attributes",)`;
     a knob that needs a label when it is not 0 has `Needs("strength")` in its type.
 
     Args:
@@ -182,22 +193,41 @@ def choose(
     return Objective(fn, found, hparams, needs, _outputs(fn, found, where))
 
 
-def check_labels(objective: Objective, available: Set[str]) -> None:
-    """Fails where the objective needs a label that the data does not have.
+def check_labels(
+    objective: Objective, sources: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    """Fails where a source has none of a label that the objective needs.
 
     Args:
       objective: of `choose`.
-      available: fields of Labels that the training data fills.
+      sources: what config calls a source of the training data -> label -> its examples
+        that have it; "examples" is all of them.
+
+    Returns:
+      A line for each source of which some examples lack a label: they count as the
+      docstring of the loss says.
 
     Raises:
-      ValueError: naming the field, who needs it and what there is.
+      ValueError: naming the label, the source, who needs it and what there is.
     """
+    said = []
     for field, who in objective.needs.items():
-        if field != TOKEN_LOGP and field not in available:
-            raise ValueError(
-                f"{who} needs the label {field!r}, which the training data does not "
-                f"have; it has {sorted(available)}"
-            )
+        for source, given in sources.items() if field != TOKEN_LOGP else ():
+            n, have = given["examples"], given.get(field, 0)
+            wanted = SAID.get(field, f"`{field}`")
+            if not have:
+                known = sorted(set(given) - {"examples"})
+                raise ValueError(
+                    f"{source}: none of its {n} examples has {wanted}, which {who} "
+                    f"needs; they have {known}: choose another loss, leave the source "
+                    "out, or give its records that field"
+                )
+            if have < n:
+                said.append(
+                    f"{source}: {n - have} of its {n} examples lack {wanted}, which "
+                    f"{who} needs: they count as its docstring says"
+                )
+    return said
 
 
 def check_outputs(
@@ -434,9 +464,7 @@ def _needs(
             for field in getattr(part, "needs", ()):
                 needs[field] = f"regularizer {name}"
     for field, who in needs.items():
-        if field not in (*Labels._fields, TOKEN_LOGP):
-            raise ValueError(
-                f"{who} needs {field!r}, which is not one of "
-                f"{[*Labels._fields, TOKEN_LOGP]}"
-            )
+        known = [*Labels._fields, PAIRS, TOKEN_LOGP]
+        if field not in known:
+            raise ValueError(f"{who} needs {field!r}, which is not one of {known}")
     return needs

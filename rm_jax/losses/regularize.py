@@ -183,3 +183,6 @@ def correlation(sums: LengthSums) -> Float[Array, ""]:
     # The inner where keeps the square root's gradient finite in the branch not taken.
     scale = jnp.sqrt(jnp.where(ok, var_r, 1.0)) * jnp.sqrt(jnp.where(ok, var_l, 1.0))
     return jnp.where(ok, (sums.rl / n - mr * ml) / scale, 0.0)
+
+
+center.needs = winner_sums.needs = ("pairs",)

@@ -12,7 +12,6 @@ from rm_jax.data import arrays, cache
 from rm_jax.data.cache import CacheError
 
 NAN = float("nan")
-FIELDS = ["ranks", "ratings", "soft", "strength"]
 
 
 @pytest.fixture
@@ -72,8 +71,10 @@ def test_round_trip(built):
         assert data.meta["audit"] == {"a": 1} and data.meta["source"] == {"spec": "x"}
         assert data.meta["counts"] == {"dropped": 1}
         assert data.meta["attributes"] == ["help"] and data.meta["tokens"] == 15
-        fields = {"gold", "reference_logp", "steps", *FIELDS}
-        assert data.meta["fields"] == sorted(fields)
+        assert data.meta["given"] == {
+            "gold": 1, "pairs": 2, "ranks": 2, "ratings": 2, "reference_logp": 1,
+            "soft": 1, "steps": 1, "strength": 1,
+        }  # fmt: skip
         assert data.meta["max_steps"] == 2
         assert data.steps(np.arange(6)).tolist() == [2, 1, 0, 0, 0, 0]
         assert data.arrays["step_end"].tolist() == [0, 1, 0]
@@ -112,7 +113,7 @@ def test_labels_that_nobody_gave_are_not_fields(id_record, id_encoder, tmp_path)
         [id_record(0, [1], [[2], [3]], ranks=(None, None))],
         id_encoder(), tmp_path / "a", {}, {},
     )  # fmt: skip
-    assert data.meta["fields"] == []
+    assert data.meta["given"] == {}
     assert data.per_response("ratings", 0).shape == (2, 0)
 
 
@@ -172,11 +173,12 @@ def test_a_cache_of_many_blocks_is_as_one_of_one_block(
     monkeypatch.setattr(arrays, "BLOCK", 7)
     blocks = random_set(5, n=40, max_length=65)
     assert whole.meta["crc32"] != {} and blocks.meta["crc32"] == whole.meta["crc32"]
-    assert blocks.meta["fields"] == whole.meta["fields"] == FIELDS
+    assert blocks.meta["given"] == whole.meta["given"]
+    assert whole.meta["given"]["strength"] == 40 > whole.meta["given"]["soft"] > 0
 
 
 @pytest.mark.parametrize("block", [1, 2, 4096])
-def test_fields_are_found_in_any_block(
+def test_labels_are_counted_in_any_block(
     id_record, id_encoder, tmp_path, monkeypatch, block
 ):
     monkeypatch.setattr(arrays, "BLOCK", block)
@@ -190,7 +192,8 @@ def test_fields_are_found_in_any_block(
     for name, fields in given.items():
         odd = id_record(9, [1], [[2], [3]], **({"ranks": (None, None)} | fields))
         data = cache.build([*plain, odd, *plain], id_encoder(), tmp_path / name, {}, {})
-        assert data.meta["fields"] == [name]
+        more = {"pairs": 1} if name == "soft" else {}
+        assert data.meta["given"] == {name: 1, **more}
 
 
 def unsealed(path):

@@ -23,7 +23,7 @@ END = np.array([[7.0, 7.0, -2.0]], np.float32)
 P = expit(np.array([0.5, -1.0, 2.0]))
 BY_HAND = {"min": P.min(), "last": P[2], "prod": P.prod(), "mean": P.mean()}
 ARCH = ArchConfig(
-    vocab_size=97, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8,
+    vocab_size=97, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=8,
     d_ff=24, attention_block=16, head_init="normal", head="steps",
     head_knobs=frozen({"reduce": "last"}),
 )  # fmt: skip
@@ -95,7 +95,7 @@ def test_the_score_of_a_step_is_that_of_the_response_that_ends_there(
 ):
     params, shapes = fresh_params(ARCH), pack.shapes((16, 32), 64, 2)
     params = params | {"head": params["head"] | {"bias": jnp.float32(0.25)}}
-    apply = functions(ARCH)[1]
+    apply = jax.jit(functions(ARCH)[1], static_argnums=(2, 3, 4))
     found = {}
     for name, data in zip(("whole", "parts"), sets, strict=True):
         for step in Loader(data, shapes, 4, steps=True).in_order():
