@@ -27,7 +27,7 @@ from rm_jax.data.loader import Loader, StepBatch
 from rm_jax.data.relabel import of_config
 from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
 from rm_jax.data.training import Training
-from rm_jax.evals.score import ScoreFn
+from rm_jax.evals.score import Scored, ScoreFn
 from rm_jax.flops import step_flops
 from rm_jax.members import Members
 from rm_jax.models import ArchConfig
@@ -36,6 +36,7 @@ from rm_jax.optim import make_optimizer
 from rm_jax.plugins import Plugin
 from rm_jax.state import TrainState, new_params, new_state, plan
 from rm_jax.step import Step, make_pick, make_score, make_step
+from rm_jax.stepscores import make_step_scores
 from rm_jax.types import Labels, PackedBatch
 
 
@@ -54,7 +55,8 @@ class Built(NamedTuple):
       shapes: what a checkpoint is restored into.
       shardings: where each array lives.
       step: the programs of a training step.
-      score: (params, batch, labels) -> scores, a program; of an ensemble [m e k].
+      score: (params, batch, labels) -> scores, or Scored, a program; of an ensemble
+        [m e k].
       pick: (params, i) -> parameters of run i, a program.
       flops: model FLOPs of a training step.
       total: steps of the whole run.
@@ -116,16 +118,8 @@ def build(
     kept = store.join(workdir, "tokenizer") if info else None
     with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
-    losses_module.check_labels(objective, set(data.train.meta["fields"]))
-    lay = functools.partial(
-        Loader,
-        shapes=shapes,
-        examples=config.batch.examples,
-        layout=config.batch.layout,
-        rows=lambda shape: sharding.local_rows(mesh, shape.rows),
-    )
-    training = _training(each, members, data, lay, say)
-    loaders = {name: lay(tokens) for name, tokens in data.evals.items()}
+    for line in losses_module.check_labels(objective, datasets.label_counts(data)):
+        say(f"WARNING {line}")
     encoder = Encoder(data.contract, data.tokenizer)
     arch = models.make_arch(
         config.model,
@@ -133,6 +127,17 @@ def build(
         config.contract.pooling,
         data.train.meta["attributes"],
     )
+    of_steps = bool(models.heads.find(arch.head).steps)
+    lay = functools.partial(
+        Loader,
+        shapes=shapes,
+        examples=config.batch.examples,
+        layout=config.batch.layout,
+        rows=lambda shape: sharding.local_rows(mesh, shape.rows),
+        steps=of_steps,
+    )
+    training = _training(each, members, data, lay, say)
+    loaders = {name: lay(tokens) for name, tokens in data.evals.items()}
     outputs = models.heads.shapes(arch)
     known = {name: head.outputs.keys() for name, head in models.heads.HEADS.items()}
     losses_module.check_outputs(objective, arch.head, outputs.keys(), known)
@@ -192,7 +197,10 @@ def build(
     )
     together = len(units) > 1
     pick, one = make_pick(shardings.params, abstract.params, mesh, members, together)
-    score = make_score(apply, mesh, one, None if together else members)
+    if members and not together:
+        score = make_score(apply, mesh, one, members)
+    else:
+        score = (make_step_scores if of_steps else make_score)(apply, mesh, one)
     work = functools.partial(_flops, arch, members, objective.needs_token_logp)
     return Built(
         data,
@@ -284,8 +292,9 @@ def score_fn(built: Built, state: TrainState, run: int = 0) -> ScoreFn:
     """
     params = built.pick(state.params if state.ema is None else state.ema, run)
 
-    def score(batch, labels) -> np.ndarray:
-        return np.asarray(built.score(params, *put_chunk(built.mesh, batch, labels)))
+    def score(batch, labels) -> np.ndarray | Scored:
+        found = built.score(params, *put_chunk(built.mesh, batch, labels))
+        return jax.tree.map(np.asarray, found)
 
     return score
 

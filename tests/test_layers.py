@@ -16,7 +16,7 @@ LAYERS = (
     ("config", "manifest", "writer", "goodput", "arguments", "members"),
     ("data", "models", "losses", "optim", "profiler", "ensemble", "together"),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
-    ("step", "checkpoint", "report", "rundir", "provenance"),
+    ("step", "stepscores", "checkpoint", "report", "rundir", "provenance"),
     ("build", "repeat", "steplog"),
     ("start", "evaluation"),
     ("train", "serve"),

@@ -58,6 +58,11 @@ def make_arch(
     head, knobs = heads.choose(model["head"], attributes)
     init = model["head"]["init"]
     adapters = model["lora"]
+    if heads.find(head).steps and pooling != "last":
+        raise ValueError(
+            f"config.model.head.name = {head!r} scores a step at its last token, but "
+            f"config.contract.pooling = {pooling!r}: set it to 'last'"
+        )
     of_data = attributes if heads.find(head).of_attributes else ()
     return dataclasses.replace(
         make(model, vocab_size, pooling),

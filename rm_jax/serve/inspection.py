@@ -131,10 +131,14 @@ def _row(model, packed: PackedBatch, b: int) -> Iterator[str]:
                 f"    segment {s} {name} at {at[0]}-{at[-1]}: "
                 f"{_text(model, packed.tokens[b, at])}"
             )
-    for slot, (e, k, _) in zip(packed.slots[b], packed.slot_ids[b], strict=True):
+    for slot, (e, k, step) in zip(packed.slots[b], packed.slot_ids[b], strict=True):
         if e >= 0:
             token = model.encoder().decode([packed.tokens[b, slot]])
-            yield f"    scored: token {slot} {token!r} -> example {e}, response {k}"
+            of_step = f", step {step}" if step else ""
+            yield (
+                f"    scored: token {slot} {token!r} -> example {e}, response {k}"
+                f"{of_step}"
+            )
     for window in sorted(set(model.arch.windows)):
         yield f"    mask, window {window or 'unlimited'}:"
         causal = model.arch.attention == "causal"

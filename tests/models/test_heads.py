@@ -67,7 +67,8 @@ SMALL = {
 def test_outputs_are_those_that_are_declared(name, training):
     a = arch(name, **SMALL.get(name, {}))
     found = run(a, made(a), pooled(), jax.random.key(0) if training else None)
-    declared = {"scores": (), **heads.shapes(a)}
+    of_step = HEADS[name].steps  # the model makes [e k p] of them
+    declared = {"scores": (), **heads.shapes(a)} | dict.fromkeys(of_step, ())
     assert {n: v.shape for n, v in found.items()} == {
         n: (B, S, *shape) for n, shape in declared.items()
     }
@@ -192,18 +193,22 @@ def test_pair_is_antisymmetric_and_may_be_cyclic():
     v[0, :3, 0] = np.stack([np.cos(angles), np.sin(angles)], -1)
     v[0, 3] = 99.0
     present = jnp.asarray([[True, True, True, False]])
-    out = HEADS["pair"].combine({"scores": jnp.zeros((1, 4)), "embedding": v}, present)
+    out = HEADS["pair"].combine(
+        {"scores": jnp.zeros((1, 4)), "embedding": v}, present, None
+    )
     delta = np.asarray(out["preference"])[0]
     close(delta, -delta.T)
     third = np.sin(2 * np.pi / 3)
     close(delta[:3, :3], third * np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]]))
     close(out["scores"][0], np.zeros(4))
-    two = HEADS["pair"].combine({"embedding": v}, present & jnp.array([[1, 1, 0, 0]]))
+    first_two = present & jnp.array([[1, 1, 0, 0]])
+    two = HEADS["pair"].combine({"embedding": v}, first_two, None)
     close(two["scores"][0, 0] - two["scores"][0, 1], third)
 
 
 def test_zero_starts_at_no_preference():
-    for name in ("linear", "mlp", "attributes", "quantiles", "gaussian", "bottleneck"):
+    for name in ("linear", "mlp", "attributes", "quantiles", "gaussian", "bottleneck",
+                 "steps"):  # fmt: skip
         a = arch(name, head_init="zero", **SMALL.get(name, {}))
         params = HEADS[name].init(jax.random.key(0), a)
         assert not run(a, params, pooled())["scores"].any(), name
