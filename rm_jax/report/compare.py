@@ -13,6 +13,7 @@ Over few seeds a percentile bootstrap is far too narrow (its 95 % interval cover
 at 3 seeds): these are Student's t on paired differences.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -107,27 +108,37 @@ def mixed(
       components, Biometrics 2(6), 1946.
     """
     cells, left = _pairs(table, metric, a, b, (model_seed, data_seed))
-    models, datas = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
-    if len(cells) == max(len(models), len(datas)):
-        return _difference(_student(np.array(list(cells.values()))), len(cells), left)
-    holes = lambda i, v: sum(
-        (m, d) not in cells for m in models for d in datas if (m, d)[i] == v
-    )
-    while any((m, d) not in cells for m in models for d in datas):
-        share = lambda c: holes(*c) / len((datas, models)[c[0]])
-        i, worst = max([(0, m) for m in models] + [(1, d) for d in datas], key=share)
-        (models, datas)[i].remove(worst)
-        left.append(f"{(model_seed, data_seed)[i]}={worst!r} (its grid has holes)")
-    grid = np.array([[cells[m, d] for d in datas] for m in models])
-    return _difference(_crossed(grid), grid.size, left)
+    return _over_grid(cells, left, (model_seed, data_seed))
 
 
-def crossed(table: Any, seeds: Sequence[str]) -> bool:
-    """Whether two seeds vary apart from each other, so that `mixed` is the test."""
-    if len(seeds) != 2:
-        return False
-    values = [table[seed].nunique() for seed in seeds]
-    return min(values) > 1 and len(table[list(seeds)].drop_duplicates()) > max(values)
+def difference(
+    table: Any,
+    metric: str,
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    seeds: Sequence[str],
+) -> Difference:
+    """`mixed` where two seeds vary and are crossed in the table, else `paired`."""
+    if two := crossed(table, seeds):
+        return mixed(table, metric, a, b, *two)
+    return paired(table, metric, a, b, seeds)
+
+
+def level(
+    table: Any, metric: str, where: Mapping[str, Any], seeds: Sequence[str]
+) -> Difference:
+    """A condition's own mean over its seeds, as `difference` from 0."""
+    cells = _by_seed(table, metric, where, crossed(table, seeds) or seeds)
+    return _over_grid(cells, [], crossed(table, seeds) or seeds)
+
+
+def crossed(table: Any, seeds: Sequence[str]) -> tuple[str, ...]:
+    """The two seeds that vary apart from each other; () where `paired` is the test."""
+    varying = tuple(seed for seed in seeds if table[seed].nunique() > 1)
+    if len(varying) != 2:
+        return ()
+    most = max(table[seed].nunique() for seed in varying)
+    return varying if len(table[list(varying)].drop_duplicates()) > most else ()
 
 
 def detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -150,12 +161,6 @@ def detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> fl
             "n >= 1, 0 < alpha < power < 1"
         )
     return _detectable(sd / math.sqrt(n), n - 1, power, alpha)
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean and its 95 % interval by Student's t; NaN where it has none."""
-    found = _student(np.array(values, np.float64))
-    return found.mean, *found.interval()
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -187,6 +192,23 @@ def _pairs(
     return {key: second[key] - first[key] for key in both}, left
 
 
+def _over_grid(
+    cells: Mapping[tuple, float], left: list[str], seeds: Sequence[str]
+) -> Difference:
+    """Of a grid of two seeds; of one line, or without a grid, as of single values."""
+    lines = [list(dict.fromkeys(values)) for values in zip(*cells, strict=True)]
+    if len(cells) <= max(map(len, lines), default=0) or len(seeds) != 2:
+        return _difference(_student(np.array(list(cells.values()))), len(cells), left)
+    while holes := [key for key in itertools.product(*lines) if key not in cells]:
+        share = lambda c: sum(h[c[0]] == c[1] for h in holes) / len(lines[1 - c[0]])
+        i, worst = max(((i, v) for i in (0, 1) for v in lines[i]), key=share)
+        lines[i].remove(worst)
+        left.append(f"{seeds[i]}={worst!r} (its grid has holes)")
+    grid = np.array([cells[key] for key in itertools.product(*lines)])
+    grid = grid.reshape(*map(len, lines))
+    return _difference(_crossed(grid), grid.size, left)
+
+
 def _by_seed(
     table: Any, metric: str, where: Mapping[str, Any], seeds: Sequence[str]
 ) -> dict[tuple, float]:
@@ -194,12 +216,7 @@ def _by_seed(
         if name not in table.columns:
             known = sorted(c for c in table.columns if ("/" in c) == ("/" in name))
             raise ValueError(f"no column {name!r}; known: {known}")
-    rows = table
-    for key, value in where.items():
-        rows = rows[[_same(found, value) for found in rows[key]]]
-        if not len(rows):
-            known = list(dict.fromkeys(map(plain, table[key])))
-            raise ValueError(f"no finished unit has {dict(where)}; {key} has {known}")
+    rows = rows_of(table, where)
     found: dict[tuple, tuple[str, float]] = {}
     columns = [rows["unit"], rows[metric], *(rows[seed] for seed in seeds)]
     for unit, value, *key in zip(*columns, strict=True):
@@ -212,6 +229,21 @@ def _by_seed(
             )
         found[key] = unit, float(value)
     return {key: value for key, (_, value) in found.items() if not math.isnan(value)}
+
+
+def rows_of(table: Any, where: Mapping[str, Any]) -> Any:
+    """The rows of a condition.
+
+    Raises:
+      ValueError: there are none; lists what a key has.
+    """
+    rows = table
+    for key, value in where.items():
+        rows = rows[[_same(found, value) for found in rows[key]]]
+        if not len(rows):
+            known = list(dict.fromkeys(map(plain, table[key])))
+            raise ValueError(f"no finished unit has {dict(where)}; {key} has {known}")
+    return rows
 
 
 def plain(value: Any) -> Any:

@@ -138,9 +138,23 @@ def test_mixed_is_paired_where_one_seed_varies():
     both = table(dict.fromkeys(together, 0.0), together, ("init_seed", "data_seed"))
     found = compare.mixed(both, "test/accuracy", A, B, *seeds)
     assert found == compare.paired(both, "test/accuracy", A, B, seeds)
-    assert not compare.crossed(both, seeds) and not compare.crossed(values, seeds)
-    assert compare.crossed(grid(np.zeros((2, 2))), seeds)
-    assert not compare.crossed(grid(np.zeros((2, 2))), seeds[:1])
+    assert compare.crossed(both, seeds) == () == compare.crossed(values, seeds)
+    assert compare.crossed(grid(np.zeros((2, 2))), seeds) == tuple(seeds)
+    assert compare.crossed(grid(np.zeros((2, 2))), seeds[:1]) == ()
+
+
+def test_the_test_is_chosen_by_the_seeds():
+    values = np.random.default_rng(4).normal(size=(3, 2))
+    seeds = ["init_seed", "data_seed"]
+    both = grid(values).assign(dropout_seed=0)
+    found = compare.difference(both, "test/accuracy", A, B, [*seeds, "dropout_seed"])
+    assert found == compare.mixed(both, "test/accuracy", A, B, *seeds)
+    own = compare.level(both, "test/accuracy", B, seeds)  # the others are zeros
+    assert own == found
+    one = both[both["data_seed"] == 0]
+    found = compare.difference(one, "test/accuracy", A, B, seeds)
+    assert found == compare.paired(one, "test/accuracy", A, B, seeds)
+    assert compare.level(one, "test/accuracy", B, seeds) == found
 
 
 def test_a_grid_with_holes_leaves_out_the_seed_that_has_most():
