@@ -7,7 +7,7 @@
 ... )
 >>> bt, hinge = {"loss.name": "bt"}, {"loss.name": "hinge"}
 >>> print(paired(table, "test/accuracy", bt, hinge, ["init_seed"]))
-+0.0300 (1 pair: no interval; unpaired: init_seed=1 of a)
++0.0300 (1 pair: no interval; unpaired: init_seed=1 (not in b))
 
 Over few seeds a percentile bootstrap is far too narrow (its 95 % interval covers 75 %
 at 3 seeds): these are Student's t on paired differences.
@@ -187,7 +187,7 @@ def _pairs(
     for key in keys:
         if key not in first or key not in second:
             name = ", ".join(f"{s}={v!r}" for s, v in zip(seeds, key, strict=True))
-            left.append(f"{name} of {'a' if key in first else 'b'}")
+            left.append(f"{name} (not in {'b' if key in first else 'a'})")
     both = [key for key in keys if key in first and key in second]
     return {key: second[key] - first[key] for key in both}, left
 

@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rm_jax.report import compare
@@ -37,13 +37,15 @@ class Row(NamedTuple):
       label: what tells it from the others.
       keys: key -> value.
       level: its mean over the seeds.
-      difference: from its baseline; None of a baseline, and where there is none.
+      baseline: the condition that it is compared with, perhaps itself; None without.
+      difference: from another one, None otherwise.
       p: of the difference, made larger for the number of conditions (Holm).
     """
 
     label: str
     keys: Keys
     level: Difference
+    baseline: Keys | None
     difference: Difference | None
     p: float
 
@@ -96,6 +98,7 @@ def labels(found: Sequence[Keys]) -> list[str]:
     """
     keys = found[0] if found else ()
     keys = [key for key in keys if len({str(one[key]) for one in found}) > 1]
+    keys.sort(key=lambda key: not key.endswith(".name"))
     last = [key.rpartition(".")[2] for key in keys]
     short = {
         key: name if last.count(name) == 1 else key
@@ -157,7 +160,7 @@ def compared(
         base, difference = find_baseline(found, given, keys), None
         if base is not None and base != keys:
             difference = compare.difference(table, metric, base, keys, over.seeds)
-        rows.append(Row(label, keys, own, difference, math.nan))
+        rows.append(Row(label, keys, own, base, difference, math.nan))
     adjusted = compare.holm(
         [r.difference.p if r.difference else math.nan for r in rows]
     )

@@ -27,6 +27,11 @@ def number(value: float | None, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.4f}".replace("-", "−")
 
 
+def chance(p: float) -> str:
+    """A p value; those that would read 0 as a bound."""
+    return f"< {1e-4:.4f}" if p < 5e-5 else number(p)
+
+
 def level(found: Difference) -> str:
     """A mean and half the width of its 95 % interval."""
     half = "" if math.isnan(found.low) else f" ± {number(found.high - found.mean)}"
@@ -41,7 +46,7 @@ def interval(low: float, high: float) -> str:
 
 
 def levels(table: Any, root: Root, show: str) -> Table:
-    """One row a condition: units, then the shown figure and the accuracy of each set."""
+    """One row a condition: units, the shown figure, the accuracy of each set."""
     metrics = [show, *(c for c in table.columns if c.count("/") == 1 and c != show)]
     metrics = [m for m in metrics if m == show or m.endswith("/accuracy")]
     found = conditions.conditions(table, root.conditions)
@@ -58,13 +63,14 @@ def differences(rows: Sequence[Row]) -> Table:
     for row in rows:
         d = row.difference
         if d is None:
-            out[row.label] = [Cell("baseline"), *[Cell(NONE)] * 4]
+            what = "baseline" if row.baseline else "no baseline"
+            out[row.label] = [Cell(what), *[Cell(NONE)] * 4]
             continue
         out[row.label] = [
             Cell(number(d.mean, sign=True), interval(d.low, d.high)),
             Cell(str(d.n)),
-            Cell(number(d.p)),
-            Cell(number(row.p)),
+            Cell(chance(d.p)),
+            Cell(chance(row.p)),
             Cell(number(d.detectable)),
         ]
     heads = ["difference, 95 %", "pairs", "p", "p (Holm)", "detectable"]
@@ -72,7 +78,7 @@ def differences(rows: Sequence[Row]) -> Table:
 
 
 def unpaired(rows: Sequence[Row]) -> list[str]:
-    """What the differences leave out, and the conditions without a baseline."""
+    """What the differences leave out, one line a condition."""
     return [
         f"{row.label}: {', '.join(row.difference.unpaired)}"
         for row in rows

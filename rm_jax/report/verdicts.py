@@ -1,8 +1,8 @@
 """What an experiment claims, and what came of it: ROOT/verdicts.json.
 
->>> rule = Rule("gain", "margins help", "paper, table 2", False, False, 0.1, -1, 1, "", "")
+>>> rule = Rule("gain", "margins help", "a paper", False, False, 0.1, -1, 1, "", "")
 >>> rule.verdict, not_reproduced([rule])
-('does not hold', ['gain: margins help (paper, table 2): does not hold'])
+('does not hold', ['gain: margins help (a paper): does not hold'])
 """
 
 import math
@@ -98,7 +98,7 @@ def _rule(rule: Mapping[str, Any], expected: Mapping[str, Any]) -> Rule:
 
 
 def _text(value: Any) -> str:
-    """ "0.012 (Llama 2, table 28)" of {"value": .012, "source": "Llama 2, table 28"}."""
+    """Text of a number: {"value": .012, "source": "table 2"} is "0.012 (table 2)"."""
     if isinstance(value, Mapping):
         rest = {k: v for k, v in value.items() if k not in ("value", "source")}
         more = [f"{k} {_text(v)}" for k, v in rest.items()]

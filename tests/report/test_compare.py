@@ -66,11 +66,11 @@ def test_what_has_no_partner_is_named():
     found = compare.paired(both, "test/accuracy", A, B, ["init_seed"])
     assert found.mean == pytest.approx(0.05) and found.n == 1
     assert found.unpaired == (
-        "init_seed=0 of a",
-        "init_seed=2 of a",
-        "init_seed=3 of b",
+        "init_seed=0 (not in b)",
+        "init_seed=2 (not in b)",
+        "init_seed=3 (not in a)",
     )
-    assert "unpaired: init_seed=0 of a" in str(found)
+    assert "unpaired: init_seed=0 (not in b)" in str(found)
     none = compare.paired(
         table({0: 0.7}, {1: 0.7}), "test/accuracy", A, B, ["init_seed"]
     )
@@ -166,7 +166,7 @@ def test_a_grid_with_holes_leaves_out_the_seed_that_has_most():
     want = compare.mixed(whole, "test/accuracy", A, B, "init_seed", "data_seed")
     assert found[:6] == want[:6]
     assert found.unpaired == (
-        "init_seed=2, data_seed=1 of a",
+        "init_seed=2, data_seed=1 (not in b)",
         "init_seed=2 (its grid has holes)",
     )
 
