@@ -119,6 +119,12 @@ def write_evals(path, sets, step=STEPS[-1], **more):
     store.write_sealed(str(path), to_json(value))
 
 
+def write_failed(path, *log):
+    """failed.json of a unit."""
+    value = schemas.stamped("failed.json", {"code": 1, "log": list(log)})
+    store.write_sealed(str(path / "failed.json"), value)
+
+
 def write_verdicts(root, *rules):
     """verdicts.json."""
     value = schemas.stamped("verdicts.json", {"rules": list(rules)})

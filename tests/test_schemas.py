@@ -41,7 +41,7 @@ OTHERS = {
     r"plugins/.*": "code of the user, kept as it was",
 }
 # Files beside the run directories of a sweep.
-OF_A_ROOT = {"sweep.json", "verdicts.json", "table"}
+OF_A_ROOT = {"sweep.json", "verdicts.json", "failed.json", "table"}
 
 
 def version_of(path):

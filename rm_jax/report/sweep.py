@@ -148,6 +148,9 @@ def notes(known: Sweep) -> Iterator[str]:
         missing = verdicts.not_reproduced(known.rules)
         yield f"not reproduced: {'; '.join(missing) or 'nothing'}"
     seeds = known.root.seeds
+    for name, cells in sweep_tables.units(known.progress).rows.items():
+        if cells[0].value == "failed":
+            yield f"{name} failed: {cells[-1].value}"
     for world in known.worlds:
         where = f"{world.name}: " if world.name else ""
         for line in sweep_tables.unpaired(world.rows):

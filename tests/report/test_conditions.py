@@ -62,8 +62,15 @@ def test_a_key_that_the_baseline_lacks_may_have_any_value():
     assert conditions.find_baseline(found, given, two) is noisy
     assert conditions.find_baseline(found, given, bt) is bt
     assert conditions.find_baseline([bt, one], given, one) is None
-    margin = {"loss.name": "margin_bt"}
-    assert conditions.find_baseline(found, margin, bt) is None  # of two margins none
+    clean = two | {"noise": 0}  # it is nearer than bt, which fits, too
+    given = {"noise": 0}
+    assert conditions.find_baseline([*found, clean], given, two) is clean
+    pair = [bt | {"loss.name": None, "a": n} for n in (None, 1)]
+    assert conditions.find_baseline(pair, given, two | {"a": 2}) is pair[0]
+    nearer = pair[1] | {"noise": 1}
+    assert conditions.find_baseline(pair, given, nearer) is pair[1]
+    both = [bt, bt | {"loss.name": None}]  # each fits, neither is nearer
+    assert conditions.find_baseline(both, given, bt | {"loss.margin": 1}) is None
 
 
 def test_labels_are_short_and_tell_all_apart():

@@ -76,7 +76,7 @@ def test_progress_while_units_run(made):
         file.write('{"step": 5, "train/skips": 7')  # torn
     remove(units / "u02", "evals.json", "metrics.jsonl", "timing.jsonl", "run.json")
     remove(units / "u03", "evals.json")
-    (units / "u03" / "failed.json").write_text("{}")
+    roots.write_failed(units / "u03", "rm-jax: no more memory", "")
     for file in (units / "u04").iterdir():
         file.unlink()
     table = root.progress(root.load_root(str(made))).set_index("unit")
@@ -88,7 +88,8 @@ def test_progress_while_units_run(made):
     assert list(table["seconds"]) == [3.0, 3.0, 0.0, 3.0, 0.0]
     assert list(table["skips"]) == [1, 1, 0, 1, 0]
     assert list(table["alarms"]) == [1, 1, 1, 1, 0]
-    assert list(table["loss.name"])[:3] == ["bt", "bt", "hinge"]
+    assert list(table["loss.name"]) == ["bt", "bt", "hinge", "hinge", "bt"]
+    assert list(table["why"]) == ["", "", "", "exit code 1: rm-jax: no more memory", ""]
 
 
 def test_steps_of_a_run_that_counts_epochs(made):
@@ -105,7 +106,9 @@ def test_a_root_where_nothing_has_begun(tmp_path):
     found = root.load_root(str(tmp_path))
     for table in (root.figures(found), root.figures_by_step(found)):
         assert len(table) == 0 and "loss.name" in table
-    assert set(root.progress(found)["status"]) == {"not started"}
+    table = root.progress(found)
+    assert set(table["status"]) == {"not started"}
+    assert list(table["loss.name"]) == ["bt", "bt", "hinge", "hinge"]
     assert pq.read_table(root.write_parquet(found)).num_rows == 0
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import roots
 
-from rm_jax.report import grids, sweep, sweep_html
+from rm_jax.report import compare, conditions, grids, sweep, sweep_html, sweep_tables
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4)
 LOSSES = roots.product(loss__name=["bt", "hinge"], init_seed=[0, 1, 2])
@@ -110,6 +110,20 @@ def test_cells_are_escaped_for_their_format():
     assert grids.FORMATS["text"](grid).splitlines() == ["a_b  %", "x|y  \\ {^} −1"]
 
 
+def test_a_condition_without_a_baseline_is_told_from_a_baseline():
+    level = compare.Difference(0.7, 0.6, 0.8, 3, 0.0, 0.1)
+    rows = [
+        conditions.Row("bt", {"a": 1}, level, {"a": 1}, None, math.nan),
+        conditions.Row("odd", {"a": 2}, level, None, None, math.nan),
+    ]
+    found = sweep_tables.differences(rows).rows
+    assert [cells[0].value for cells in found.values()] == ["baseline", "no baseline"]
+    sure = level._replace(p=1e-9)
+    rows = [conditions.Row("x", {}, level, {"a": 1}, sure, 1e-5)]
+    cells = sweep_tables.differences(rows).rows["x"]
+    assert [cell.value for cell in cells[2:4]] == ["< 0.0001", "< 0.0001"]
+
+
 def test_the_page_has_all_of_it(made):
     html = page(made, select="valid/nll")
     words = seen(html)
@@ -121,6 +135,8 @@ def test_the_page_has_all_of_it(made):
         "12 of 12 units finished",
         "Chosen on a validation set",
         "Numbers of the paper that belong to no rule",
+        "95 % intervals: 1 of 1 exclude 0",
+        "95 % intervals: 0 of 1 exclude 0",  # of the null world
     ):
         assert part in words, part
     assert html.count("<svg") == 8  # forest, units and two curves of two worlds
@@ -132,8 +148,11 @@ def test_what_is_missing_is_named(made):
     units = sorted((made / "units").iterdir())
     (units[4] / "evals.json").unlink()  # hinge, seed 1
     shutil.rmtree(units[5])
+    (units[9] / "evals.json").unlink()
+    roots.write_failed(units[9], "rm-jax: no more memory")
     said = text(made)
-    assert "10 of 12 units finished, 1 running, 1 not started" in said
+    assert "9 of 12 units finished, 1 running, 1 failed, 1 not started" in said
+    assert "u09 failed: exit code 1: rm-jax: no more memory" in said
     left = "(a is the baseline): hinge: init_seed=1 (not in b), init_seed=2 (not in b)"
     assert left in said
     assert (
