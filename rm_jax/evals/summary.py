@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from rm_jax.evals import accuracy, bias, calibration
+from rm_jax.evals import accuracy, bias, calibration, uncertainty
 from rm_jax.evals.intervals import Sample, intervals
 from rm_jax.evals.table import (
     Pairs,
@@ -38,7 +38,8 @@ def evaluate(
     longer_chosen_accuracy, length_balanced_accuracy (mean of the two). With K > 2:
     best_of_k, kendall_tau, n_best_of_k, n_kendall_tau. With gold utility:
     gold_accuracy, n_gold_pairs, score_length_corr_given_gold. Where they vary:
-    score_length_corr (within examples), score_length_corr_across.
+    score_length_corr (within examples), score_length_corr_across. With members or a
+    covariance: those of `uncertainty.figures`.
 
     accuracy, gold_accuracy, length_matched_accuracy, best_of_k, kendall_tau, nll and
     brier also have _low and _high: 95 %, by resampling prompts. A figure that is not
@@ -65,7 +66,7 @@ def evaluate(
         out[name] = samples[name].mean()
         out[f"{name}_low"], out[f"{name}_high"] = low, high
     out |= _calibration(found, temperature) | _length(table, found)
-    out |= _moments(table, found)
+    out |= _moments(table, found) | uncertainty.figures(table, temperature)
     return {name: float(v) for name, v in out.items() if not np.isnan(v)}
 
 
