@@ -100,6 +100,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.batch.tokens_per_slot = 16  # a row of t tokens scores at most t/16 positions
     c.batch.prefetch = 2  # batches made ahead by the loader's thread
 
+    c.members = ConfigDict()
+    c.members.reducer = "mean"  # of their scores; see rm_jax/evals/reducers.py
+
     c.mesh = ConfigDict()  # devices along each axis; -1 once: all that are left
     c.mesh.data = -1
     c.mesh.fsdp = 1

@@ -1,5 +1,6 @@
 """The command line: `rm-jax VERB`. Each verb imports what it needs when it runs."""
 
+import argparse
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax train   --config FILE[:ARG] --workdir DIR [--config.KEY=VALUE ...]
   rm-jax eval    --checkpoint RUN --data SPEC --out DIR
   rm-jax score   --checkpoint RUN --input X.jsonl --output Y.jsonl
+  rm-jax average RUN RUN ... --to DIR
   rm-jax inspect RUN --step N
   rm-jax diff    RUN_A RUN_B
   rm-jax data prepare   --data SPEC --out DIR
@@ -156,6 +158,12 @@ def _train(words: list[str]) -> int:
 def _eval(words: list[str]) -> None:
     parser = arguments.parser("eval", "Evaluate a trained model on a data set.")
     arguments.add_checkpoint(parser)
+    _add_reducer(parser)
+    parser.add_argument(
+        "--uncertainty",
+        default="",
+        help="of a single model: laplace[:EXAMPLES] or dropout:SAMPLES",
+    )
     arguments.add_data(parser)
     parser.add_argument(
         "--out",
@@ -177,6 +185,8 @@ def _eval(words: list[str]) -> None:
         args.step,
         arguments.columns(args),
         args.limit,
+        args.reducer,
+        args.uncertainty,
     )
 
 
@@ -185,6 +195,7 @@ def _score(words: list[str]) -> None:
         "score", "Score the responses of records, one JSON object a line."
     )
     arguments.add_checkpoint(parser)
+    _add_reducer(parser)
     parser.add_argument(
         "--input",
         type=arguments.path,
@@ -192,7 +203,10 @@ def _score(words: list[str]) -> None:
         help="lines {prompt, responses}, perhaps with an id; a response may be empty",
     )
     parser.add_argument(
-        "--output", type=arguments.path, required=True, help="lines {id, scores}"
+        "--output",
+        type=arguments.path,
+        required=True,
+        help="lines {id, scores}, and {members: scores of each} where there are any",
     )
     args = parser.parse_args(words)
     arguments.check_new("--output", args.output, folder=False)
@@ -203,15 +217,54 @@ def _score(words: list[str]) -> None:
 
     source = open_source(f"jsonl:{args.input}")
     _check_ids(args.input, source.name)
-    model = load(args.checkpoint, args.step)
+    model = load(args.checkpoint, args.step, args.reducer)
     print(f"model: {model}", file=sys.stderr)
     with store.new_file(args.output) as f:
         for block in _blocks(source.records(), 1024):
-            scores = model.score_records(block)
-            for record, row in zip(block, scores, strict=True):
-                values = [float(s) for s in row[: len(record.responses)]]
-                line = json.dumps({"id": record.id, "scores": values}) + "\n"
-                f.write(line.encode())
+            table = model.score_table(block)
+            for row, record in enumerate(block):
+                k = len(record.responses)
+                line = {"id": record.id, "scores": table.scores[row, :k].tolist()}
+                if table.members is not None:
+                    line["members"] = table.members[:, row, :k].tolist()
+                f.write((json.dumps(line) + "\n").encode())
+
+
+def _average(words: list[str]) -> None:
+    parser = arguments.parser(
+        "average", "Average the weights of runs, or of a run's members, into one model."
+    )
+    parser.add_argument("runs", type=arguments.path, nargs="+", metavar="RUN")
+    parser.add_argument(
+        "--to", type=arguments.path, required=True, help="a new run directory"
+    )
+    arguments.add_step(parser)
+    arguments.add_data(parser, "default the first run's valid set", required=False)
+    parser.add_argument(
+        "--limit", type=arguments.count, default=0, help="first N records; 0 is all"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.005,
+        help="accuracy that may be lost between two of them; default 0.005",
+    )
+    args = parser.parse_args(words)
+    if not 0 <= args.tolerance <= 1:
+        raise arguments.UsageError(f"--tolerance {args.tolerance}: want 0 to 1")
+    arguments.check_new("--to", args.to)
+    from rm_jax.averaging import average_runs
+
+    average_runs(
+        args.runs,
+        args.to,
+        args.data,
+        args.step,
+        arguments.columns(args),
+        args.limit,
+        args.tolerance,
+    )
+    print(f"{args.to}: use it like a run, or as --config.model.init={args.to}")
 
 
 def _inspect(words: list[str]) -> None:
@@ -322,6 +375,7 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
     "train": _train,
     "eval": _eval,
     "score": _score,
+    "average": _average,
     "inspect": _inspect,
     "diff": _diff,
     "data prepare": _prepare,
@@ -329,6 +383,24 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
     "data audit": _audit,
     "data presets": _presets,
 }
+
+
+def _add_reducer(parser: arguments.Parser) -> None:
+    parser.add_argument(
+        "--reducer",
+        type=_reducer,
+        help="of members: mean, median, min, mean_minus_var[:λ], mean_minus_std[:k] or "
+        "quantile[:q]; default the run's config.members.reducer",
+    )
+
+
+def _reducer(text: str) -> str:
+    from rm_jax.evals import reducers
+
+    try:
+        return str(reducers.parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _check_ids(path: str, name: str) -> None:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from rm_jax import losses
 from rm_jax.losses.pairwise import pairs
+from rm_jax.members import Members, axes, lift
 from rm_jax.optim import Optimizer, ema_update, merge
 from rm_jax.sharding import BATCH, replicated
 from rm_jax.state import Guard, TrainState
@@ -337,11 +338,18 @@ def run_step(
     return state, metrics
 
 
-def make_score(apply_fn: ApplyFn, mesh: Mesh, params_shardings: Any) -> Callable:
-    """Compiled (params, batch, labels) -> scores [e k], the same on every device."""
+def make_score(
+    apply_fn: ApplyFn, mesh: Mesh, params_shardings: Any, members: Members | None = None
+) -> Callable:
+    """Compiled (params, batch, labels) -> scores, the same on every device.
+
+    [e k]; with members, whose batch is always one, [m e k].
+    """
+    owned = axes(params_shardings, members.share if members else "none")
 
     def score(params, batch: PackedBatch, labels: Labels):
-        return apply_fn(params, batch, *labels.ranks.shape, None).scores
+        one = lambda params: apply_fn(params, batch, *labels.ranks.shape, None).scores
+        return lift(members, one, (owned,), turns=True)(params)
 
     whole, rows = replicated(mesh), NamedSharding(mesh, BATCH)
     return jax.jit(

@@ -12,14 +12,15 @@ import pytest
 LAYERS = (
     ("types", "jsontext", "objects", "schemas", "seal", "hyper"),
     ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
-    ("cluster", "compiles", "lines", "masks", "shares", "sinks"),
+    ("cluster", "compiles", "lines", "masks", "members", "shares", "sinks"),
     ("config", "manifest", "writer", "goodput", "arguments"),
     ("data", "models", "losses", "optim", "profiler"),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
-    ("step", "checkpoint", "report", "rundir", "provenance"),
+    ("step", "doubt", "checkpoint", "report", "rundir", "provenance", "laplace"),
     ("build", "repeat", "steplog"),
     ("start",),
     ("train", "serve"),
+    ("averaging",),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

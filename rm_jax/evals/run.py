@@ -40,6 +40,7 @@ def evaluate_set(
     probes: bool = True,
     poll: Callable[[], Any] = lambda: None,
     reducer: str = "mean",
+    steady: ScoreFn | None = None,
     covariance: Callable[[Loader], Float[np.ndarray, "e k k"]] | None = None,
 ) -> dict[str, Any]:
     """Evaluates one set and writes predictions/NAME.parquet.
@@ -59,6 +60,8 @@ def evaluate_set(
       probes: whether a world's bias probes are scored too.
       poll: called after every block of examples.
       reducer: how members become one score.
+      steady: the model without chance, for the swap check and the probes, where
+        `score_fn` draws at random.
       covariance: of the scores, by a posterior.
 
     Returns:
@@ -87,8 +90,11 @@ def evaluate_set(
             "edges": histogram.edges.tolist(),
             "counts": histogram.counts.tolist(),
         }
-    reverse = reversed_scores(score_fn, loader, SWAPPED, reducer)
-    values["swap"] = swap_check(table.scores[: len(reverse)], reverse)
+    first, own_fn = table.scores[:SWAPPED], steady or score_fn
+    if steady is not None:
+        first = score_table(steady, loader, SWAPPED, reducer=reducer).scores
+    reverse = reversed_scores(own_fn, loader, SWAPPED, reducer)
+    values["swap"] = swap_check(first, reverse)
     of_world = world_split is not None
     values["alarms"] = alarms(table, human=not of_world, too_good=too_good)
     flipped = values["swap"]["flipped_share"]
@@ -103,7 +109,7 @@ def evaluate_set(
 
         def score(data: TokenSet):
             own = Loader(data, loader.shapes, loader.examples, rows=loader.rows)
-            return score_table(score_fn, own, poll=poll, reducer=reducer).scores
+            return score_table(own_fn, own, poll=poll, reducer=reducer).scores
 
         values["probes"] = world_probes(world, encoder, score, PROBES, seed)
     if out is not None:
