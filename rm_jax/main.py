@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rm_jax import arguments, store
@@ -212,22 +212,9 @@ def _score(words: list[str]) -> None:
     arguments.check_new("--output", args.output, folder=False)
     if not store.exists(args.input) or store.is_dir(args.input):
         raise arguments.UsageError(f"--input {args.input}: no such file")
-    from rm_jax.data.sources import open_source
-    from rm_jax.serve.scorer import load
+    from rm_jax.serve.scoring import score_file
 
-    source = open_source(f"jsonl:{args.input}")
-    _check_ids(args.input, source.name)
-    model = load(args.checkpoint, args.step, args.reducer)
-    print(f"model: {model}", file=sys.stderr)
-    with store.new_file(args.output) as f:
-        for block in _blocks(source.records(), 1024):
-            table = model.score_table(block)
-            for row, record in enumerate(block):
-                k = len(record.responses)
-                line = {"id": record.id, "scores": table.scores[row, :k].tolist()}
-                if table.members is not None:
-                    line["members"] = table.members[:, row, :k].tolist()
-                f.write((json.dumps(line) + "\n").encode())
+    score_file(args.checkpoint, args.input, args.output, args.step, args.reducer)
 
 
 def _average(words: list[str]) -> None:
@@ -401,31 +388,3 @@ def _reducer(text: str) -> str:
         return str(reducers.parse(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _check_ids(path: str, name: str) -> None:
-    """Refuses two rows of one id, because scores are told apart by it."""
-    from rm_jax.data.files import read_rows
-    from rm_jax.data.rows import Place
-
-    numbers: dict[str, int] = {}
-    for number, row in read_rows(path):
-        given = row.get("id") if isinstance(row, dict) else None
-        key = Place(name, number).id if given is None else str(given)
-        first = numbers.setdefault(key, number)
-        if first != number:
-            raise ValueError(
-                f"{path}:{first} and {path}:{number} have the same id {key!r:.200}: "
-                "give every row its own, or none of them one"
-            )
-
-
-def _blocks(records: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    block: list[Any] = []
-    for record in records:
-        block.append(record)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
