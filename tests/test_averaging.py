@@ -151,7 +151,9 @@ def test_models_of_another_kind_are_refused(runs, make, tmp_path):
 
 def test_dropout_may_differ(runs):
     a, b = package.load(str(runs[0])), package.load(str(runs[0]))
-    b.arch = b.arch.__class__(**{**vars(b.arch), "dropout": 0.3})
+    for scorer, rate in ((a, 0.1), (b, 0.3)):
+        own = {"dropout": rate, "head_knobs": (("dropout", rate), ("hidden", (4,)))}
+        scorer.arch = scorer.arch.__class__(**{**vars(scorer.arch), **own})
     averaging.check_same(a, b)
 
 

@@ -78,6 +78,9 @@ def test_every_reducer_scores_and_warns(ensemble, valid, capsys, text):
     assert said.count("config.loss.regularizers.center") == needs
     table = model.score_table(records(valid))
     np.testing.assert_array_equal(table.scores, reduce(text, table.members))
+    missing = np.arange(3) >= [[3] if row == 3 else [2] for row in range(12)]
+    assert (np.isnan(table.members) == missing).all()
+    assert (np.isnan(table.scores) == missing).all()
 
 
 def test_a_run_that_was_centred_is_not_warned_of(runs, ensemble, tmp_path, capsys):

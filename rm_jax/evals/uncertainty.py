@@ -4,8 +4,6 @@
 covariance of a posterior. A useful s is larger where the model is wrong.
 """
 
-import itertools
-
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -165,15 +163,26 @@ def _members(table: ScoreTable, temperature: float) -> dict[str, float]:
     alone = [single._replace(scores=scores) for scores in table.members]
     each = [_one(own, temperature) for own in alone]
     out |= {f"members/{k}": float(np.mean([v[k] for v in each])) for k in each[0]}
-    credits = np.array([credit(untied(pairs(own)).delta) for own in alone])
     weight = untied(pairs(single)).weight
-    two = list(itertools.combinations(credits, 2))
-    if two and len(weight):
-        alike = [np.average(a == b, weights=weight) for a, b in two]
-        out["members/agreement"] = float(np.mean(alike))
-        corr = [_correlation(a, b, weight) for a, b in two]
-        if not np.isnan(corr).all():  # of a member without errors there is none
-            out["members/error_corr"] = float(np.nanmean(corr))
+    if len(alone) > 1 and len(weight):
+        credits = np.array([credit(untied(pairs(own)).delta) for own in alone])
+        out |= _of_two(credits, weight / weight.sum())
+    return out
+
+
+def _of_two(
+    credits: Float[np.ndarray, "m n"], weight: Float[np.ndarray, "n"]
+) -> dict[str, float]:
+    """Means over all two members; of one without errors there is no correlation."""
+    two = np.triu_indices(len(credits), 1)
+    same = [credits == value for value in (0.0, 0.5, 1.0)]
+    alike = sum((x * weight) @ x.T for x in same)
+    away = credits - (credits @ weight)[:, None]
+    cov = (away * weight) @ away.T
+    std = np.sqrt(np.diag(cov))[two[0]] * np.sqrt(np.diag(cov))[two[1]]
+    out = {"members/agreement": float(alike[two].mean())}
+    if (std > 0).any():
+        out["members/error_corr"] = float((cov[two][std > 0] / std[std > 0]).mean())
     return out
 
 
@@ -187,9 +196,3 @@ def _one(table: ScoreTable, temperature: float) -> dict[str, float]:
     if np.isfinite(table.gold).any():
         out["gold_accuracy"] = accuracy(gold_pairs(table)).mean()
     return out
-
-
-def _correlation(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> float:
-    a, b = (x - np.average(x, weights=weight) for x in (a, b))
-    var = np.sum(weight * a * a) * np.sum(weight * b * b)
-    return float(np.sum(weight * a * b) / np.sqrt(var)) if var > 0 else float("nan")

@@ -61,6 +61,32 @@ def parse(text: str) -> Choice:
     return Choice(kind, n)
 
 
+def check(model: Scorer, asked: Choice) -> None:
+    """Refuses what the model cannot do, before any work.
+
+    Raises:
+      ValueError: the model has members, no dropout, or no last layer that is known.
+    """
+    if asked.kind and model.members:
+        raise ValueError(
+            f"--uncertainty {asked.kind}: {model.run} has {model.members.count} "
+            "members, which say how sure they are without it: leave it out"
+        )
+    knobs = dict(model.arch.head_knobs)
+    drops = model.arch.dropout or knobs.get("dropout")
+    if asked.kind == "dropout" and not drops:
+        raise ValueError(
+            f"--uncertainty dropout: {model.run} was trained with config.model.dropout "
+            "= 0, so there is nothing to draw: train with more, or use laplace"
+        )
+    if asked.kind == "laplace" and model.arch.head not in laplace.LAST:
+        raise ValueError(
+            f"--uncertainty laplace: the score of head {model.arch.head!r} is not "
+            f"linear in one layer: known are {sorted(laplace.LAST)}; use dropout, or "
+            "train members"
+        )
+
+
 def prepare(model: Scorer, asked: Choice, say: Callable[[str], None]) -> Ways:
     """How the model scores a set with the uncertainty asked for.
 
@@ -70,39 +96,23 @@ def prepare(model: Scorer, asked: Choice, say: Callable[[str], None]) -> Ways:
       say: prints a line.
 
     Raises:
-      ValueError: the model has members, no dropout, or no last layer that is known.
+      ValueError: see `check`; or more training examples than there are.
     """
-    if not asked.kind:
-        return Ways(model.score_chunk)
-    if model.members:
-        raise ValueError(
-            f"--uncertainty {asked.kind}: {model.run} has {model.members.count} "
-            "members, which say how sure they are without it: leave it out"
-        )
+    check(model, asked)
     if asked.kind == "dropout":
         return Ways(_dropout(model, asked.n), steady=model.score_chunk)
-    return _laplace(model, asked.n, say)
+    if asked.kind == "laplace":
+        return _laplace(model, asked.n, say)
+    return Ways(model.score_chunk)
 
 
 def _dropout(model: Scorer, samples: int) -> ScoreFn:
-    knobs = dict(model.arch.head_knobs)
-    if not model.arch.dropout and not knobs.get("dropout"):
-        raise ValueError(
-            f"--uncertainty dropout: {model.run} was trained with config.model.dropout "
-            "= 0, so there is nothing to draw: train with more, or use laplace"
-        )
     seed = model.config.dropout_seed
     program = doubt.make_dropout_score(*_parts(model), samples, seed)
     return lambda *chunk: np.asarray(program(model.params, *model.put(*chunk)))
 
 
 def _laplace(model: Scorer, n: int, say: Callable[[str], None]) -> Ways:
-    if model.arch.head not in laplace.LAST:
-        raise ValueError(
-            f"--uncertainty laplace: the score of head {model.arch.head!r} is not "
-            f"linear in one layer: known are {sorted(laplace.LAST)}; use dropout, or "
-            "train members"
-        )
     if model.config.loss.name not in ("bt", "bradley_terry"):
         say(
             f"WARNING {model.run} was trained with loss {model.config.loss.name}: the "

@@ -60,12 +60,13 @@ def evaluate_run(
     data = config.data.to_dict()
     say = lambda line: print(line, file=sys.stderr, flush=True)
     say(f"model: {model}")
-    ways = doubts.prepare(model, asked, say)
+    doubts.check(model, asked)
     source = datasets.open_source(spec, data, limit, columns)
     name = re.sub(r"[^\w.-]+", "-", source.name)
     tokens = datasets.token_set(
         name, source, data, model.contract, model.tokenizer, say
     )
+    ways = doubts.prepare(model, asked, say)
     values = evaluate_set(
         name,
         world_split({"": spec}),

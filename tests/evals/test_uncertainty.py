@@ -57,6 +57,31 @@ def test_two_members_by_hand(make_table):
     )
 
 
+def test_members_are_compared_two_by_two(make_members):
+    table = make_members(12, m=4)
+    margins = table.members[:, :, 0] - table.members[:, :, 1]
+    only = (table.ranks[:, :2] >= 0).all(1) & (table.ranks[:, 2] < 0)
+    only &= (table.ranks[:, 0] != table.ranks[:, 1]) & (table.ranks[:, 3:] < 0).all(1)
+    only &= table.lengths[:, 2] == 0  # one pair an example
+    better = np.where(table.ranks[:, 0] < table.ranks[:, 1], 1, -1)
+    right = (margins * better > 0)[:, only].astype(float)
+    got = figures(take(table._replace(weight=np.ones(60)), only))
+    two = np.triu_indices(4, 1)
+    assert only.sum() > 5
+    want = [(a == b).mean() for a, b in zip(*right[list(two)], strict=True)]
+    assert got["members/agreement"] == pytest.approx(np.mean(want))
+    corr = np.corrcoef(right)[two]
+    assert got["members/error_corr"] == pytest.approx(corr.mean()) and corr.any()
+
+
+def test_equal_scores_are_neither_right_nor_wrong_for_auroc(make_table):
+    # Wrong with std 1, right with std 0, equal with std 2.
+    half = np.array([[-2.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
+    away = np.array([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
+    table = make_table(half, [[0, 1]] * 3, members=np.stack([half - away, half + away]))
+    assert figures(table)["uncertainty/auroc"] == 1
+
+
 def test_figures_of_a_covariance_are_those_of_the_members_it_is_of(make_members):
     table = make_members(4)
     centred = table.members - table.members.mean(0)
