@@ -49,6 +49,11 @@ def get_config(arg: str = "") -> ConfigDict:
             "zero_weight": "keep",  # counts nothing; a set of nothing else is refused
         }
     )
+    # Of the training set only, by a hash of each example and the seed.
+    c.data.label_noise = 0.0  # share of the preferences that are turned round
+    c.data.noise_seed = 0
+    c.data.bootstrap = "none"  # or "poisson": weights times Poisson(1)
+    c.data.bootstrap_seed = 0
     c.data.limit = 0  # first N records of each training source; 0 is all
     c.data.cache_dir = ""  # token cache; "" is ~/.cache/rm_jax/tokens
     c.data.world = ConfigDict()  # knobs of `world:`, see rm_jax/data/world.py
@@ -68,7 +73,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.arch = "decoder"  # or package.module:function(**model) -> ArchConfig
-    c.model.init = "scratch"  # or a run directory: its parameters, not its optimiser
+    # Or a run directory: its parameters, not its optimiser; or several, which members
+    # take in turn.
+    c.model.init = FieldReference("scratch", field_type=object)
     c.model.d_model = 128
     c.model.n_layers = 4
     c.model.n_heads = 4
@@ -100,10 +107,19 @@ def get_config(arg: str = "") -> ConfigDict:
     c.batch.tokens_per_slot = 16  # a row of t tokens scores at most t/16 positions
     c.batch.prefetch = 2  # batches made ahead by the loader's thread
 
+    # Several models in one program, see rm_jax/members.py. Member i is this run with
+    # init_seed, dropout_seed and bootstrap_seed + i.
     c.members = ConfigDict()
+    c.members.count = 1  # 1 is a plain run
+    # "none": full models; "adapters": a frozen trunk, LoRA and head of each; "trunk":
+    # one trained trunk, a head of each.
+    c.members.share = "none"
+    c.members.own_order = False  # also data_seed + i; "trunk" has one order for all
+    c.members.at_once = 0  # gradients side by side, the others in turns; 0 is all
     c.members.reducer = "mean"  # of their scores; see rm_jax/evals/reducers.py
 
     c.mesh = ConfigDict()  # devices along each axis; -1 once: all that are left
+    c.mesh.member = 1
     c.mesh.data = -1
     c.mesh.fsdp = 1
     c.mesh.tensor = 1

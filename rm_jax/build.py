@@ -1,7 +1,8 @@
 """Everything a run needs before its first step, the cheapest checks first."""
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from rm_jax import (
     cluster,
+    ensemble,
     models,
     plugins,
     provenance,
@@ -22,15 +24,18 @@ from rm_jax.config import ConfigError, parse_duration
 from rm_jax.data import datasets, pack
 from rm_jax.data.contract import Contract, Encoder
 from rm_jax.data.loader import Loader, StepBatch
+from rm_jax.data.relabel import Relabel
 from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
+from rm_jax.data.training import Training
 from rm_jax.evals.score import ScoreFn
 from rm_jax.flops import step_flops
+from rm_jax.members import Members
 from rm_jax.models import ArchConfig
 from rm_jax.models.arch import from_json
 from rm_jax.optim import make_optimizer
 from rm_jax.plugins import Plugin
-from rm_jax.state import TrainState, new_state, plan
-from rm_jax.step import Step, make_score, make_step
+from rm_jax.state import TrainState, new_params, new_state, plan
+from rm_jax.step import Step, make_pick, make_score, make_step
 from rm_jax.types import Labels, PackedBatch
 
 
@@ -41,12 +46,16 @@ class Built(NamedTuple):
       data: the sets.
       arch: of the model.
       mesh: the devices.
-      loaders: name -> Loader; "train" is the training set.
+      members: of the program; None is a single model.
+      together: whether the members are runs of their own, not an ensemble.
+      training: batches of training.
+      loaders: name -> Loader of every evaluation set.
       new: () -> TrainState before step 0, to be traced.
       shapes: what a checkpoint is restored into.
       shardings: where each array lives.
       step: the programs of a training step.
-      score: (params, batch, labels) -> scores, a program.
+      score: (params, batch, labels) -> scores, a program; of an ensemble [m e k].
+      pick: (params, i) -> parameters of run i, a program.
       flops: model FLOPs of a training step.
       total: steps of the whole run.
       plugins: name -> code from outside.
@@ -55,12 +64,16 @@ class Built(NamedTuple):
     data: datasets.Data
     arch: ArchConfig
     mesh: jax.sharding.Mesh
+    members: Members | None
+    together: bool
+    training: Training
     loaders: dict[str, Loader]
     new: Callable[[], TrainState]
     shapes: TrainState
     shardings: TrainState
     step: Step
     score: Callable[..., Any]
+    pick: Callable[[Any, int], Any]
     flops: Callable[[StepBatch], float]
     total: int
     plugins: dict[str, Plugin]
@@ -72,10 +85,23 @@ def build(
     losses: Mapping[str, Callable],
     regularizers: Mapping[str, Any],
     say: Callable[[str], None],
+    units: Sequence[Any] = (),
 ) -> Built:
-    """Makes everything a run needs, cheapest checks first; compiles nothing."""
+    """Makes everything a run needs, cheapest checks first; compiles nothing.
+
+    Args:
+      config: of the run.
+      workdir: its directory; None has none.
+      losses: name -> loss.
+      regularizers: name -> Regularizer.
+      say: told what a user should know.
+      units: configs of runs that train together, `config` the first; () for one run.
+    """
     found = plugins.find(config, losses, regularizers, workdir or "")
-    objective = losses_module.choose(config.loss, losses, regularizers)
+    each = tuple(units) if len(units) > 1 else ensemble.configs(config)
+    members = _members(config, each, together=len(units) > 1)
+    objectives = [losses_module.choose(c.loss, losses, regularizers) for c in each]
+    objective = objectives[0]
     info = rundir.run_json(workdir) if workdir is not None else {}
     plugins.check_same(workdir, info, found)
     mesh = sharding.make_mesh(config.mesh)
@@ -91,22 +117,15 @@ def build(
     with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
     losses_module.check_labels(objective, set(data.train.meta["fields"]))
-    order = datasets.train_order(config.data, data.train, config.data_seed)
-    if data.train.sources:
-        say(datasets.epoch_line(config.data, order))
-    if config.train.overfit_one_batch:
-        order = order.only_first(config.batch.examples)
-    loaders = {
-        name: Loader(
-            tokens,
-            shapes,
-            config.batch.examples,
-            order if name == "train" else None,
-            config.batch.layout,
-            rows=lambda shape: sharding.local_rows(mesh, shape.rows),
-        )
-        for name, tokens in {"train": data.train, **data.evals}.items()
-    }
+    lay = functools.partial(
+        Loader,
+        shapes=shapes,
+        examples=config.batch.examples,
+        layout=config.batch.layout,
+        rows=lambda shape: sharding.local_rows(mesh, shape.rows),
+    )
+    training = _training(each, members, data, lay, say)
+    loaders = {name: lay(tokens) for name, tokens in data.evals.items()}
     encoder = Encoder(data.contract, data.tokenizer)
     arch = models.make_arch(
         config.model,
@@ -120,67 +139,144 @@ def build(
     attributes = len(data.train.meta["attributes"])
     losses_module.check_terms(objective, attributes, outputs)
     init, apply = models.functions(arch, objective.needs_token_logp)
-    steps = lambda text: parse_duration(text).steps(config.batch.examples, order.epoch)
+    steps = lambda text: parse_duration(text).steps(
+        config.batch.examples, training.epoch
+    )
     total = steps(config.train.duration)
     params = jax.eval_shape(init, jax.random.key(0))
-    optim = dict(config.optim.items())
-    warmup = steps(optim.pop("warmup"))
+    warmup = steps(config.optim.warmup)
     if warmup > total:
         say(
             f"WARNING config.optim.warmup = {config.optim.warmup!r} is longer than the "
             f"run: cut to its {total} steps, so the learning rate peaks at the last"
         )
-    optimizer = make_optimizer(
-        params,
-        n_pattern=arch.pattern,
-        total_steps=total,
-        warmup_steps=min(warmup, total),
-        **optim,
-    )
+    optimizers = [
+        make_optimizer(
+            params,
+            n_pattern=arch.pattern,
+            total_steps=total,
+            warmup_steps=min(warmup, total),
+            **{name: value for name, value in c.optim.items() if name != "warmup"},
+        )
+        for c in each
+    ]
+    optimizer = optimizers[0]
+    apart = members is not None and members.independent
+    numbers = lambda values: ensemble.stacked(values) if apart else values[0]
 
     def new() -> TrainState:
         return new_state(
-            init(jax.random.key(config.init_seed)),
+            new_params(init, [c.init_seed for c in each], members),
             optimizer,
-            objective.hparams,
+            numbers([o.hparams for o in objectives]),
             ema=config.train.ema > 0,
             spike_window=config.train.spike_window,
+            dropout_seed=numbers([np.int32(c.dropout_seed) for c in each]),
+            optim_hparams=numbers([o.hparams for o in optimizers]),
+            members=members,
         )
 
-    abstract, shardings = plan(new, mesh)
+    abstract, shardings = plan(new, mesh, members)
     step = make_step(
         apply,
         objective,
         optimizer,
         mesh,
         shardings,
-        dropout_seed=config.dropout_seed,
         ema_decay=config.train.ema,
         spike_sigma=config.train.spike_sigma,
         sources=data.train.sources,
         example_losses=config.train.example_losses,
+        members=members,
     )
-    score = make_score(apply, mesh, shardings.params)
-    work = lambda batch: step_flops(arch, batch, objective.needs_token_logp)
+    together = len(units) > 1
+    pick, one = make_pick(shardings.params, abstract.params, mesh, members, together)
+    score = make_score(apply, mesh, one, None if together else members)
+    work = functools.partial(_flops, arch, members, objective.needs_token_logp)
     return Built(
         data,
         arch,
         mesh,
+        members,
+        together,
+        training,
         loaders,
         new,
         abstract,
         shardings,
         step,
         score,
+        pick,
         work,
         total,
         found,
     )
 
 
-def score_fn(built: Built, state: TrainState) -> ScoreFn:
-    """The model of a state, averaged if the run averages, as a function on chunks."""
-    params = state.params if state.ema is None else state.ema
+def _members(config: Any, each: Sequence[Any], together: bool) -> Members | None:
+    share = "none" if together else config.members.share
+    at_once = config.members.at_once
+    if len(each) == 1:
+        return None
+    own_batches = len({c.data_seed for c in each}) > 1
+    return Members(len(each), share, at_once, own_batches)
+
+
+def _flops(
+    arch: ArchConfig, members: Members | None, token_logp: bool, batch: StepBatch
+) -> float:
+    """Model FLOPs of a step of all members; heads on one trunk count as one."""
+    if members is None or not members.own_batches:
+        n = members.count if members and members.independent else 1
+        return n * step_flops(arch, batch, token_logp)
+    own = lambda rows, i: PackedBatch(*(x[i] for x in rows))
+    return sum(
+        step_flops(
+            arch,
+            batch._replace(chunks=tuple((own(r, i), l) for r, l in batch.chunks)),
+            token_logp,
+        )
+        for i in range(members.count)
+    )
+
+
+def _training(
+    each: Sequence[Any],
+    members: Members | None,
+    data: datasets.Data,
+    lay: Callable[..., Loader],
+    say: Callable[[str], None],
+) -> Training:
+    """Batches in the order of the run, or of each member."""
+    config = each[0]
+    orders = [
+        datasets.train_order(config.data, data.train, c.data_seed)
+        for c in (each if members and members.own_batches else each[:1])
+    ]
+    if data.train.sources:
+        say(datasets.epoch_line(config.data, orders[0]))
+    if config.train.overfit_one_batch:
+        orders = [order.only_first(config.batch.examples) for order in orders]
+    loaders = [lay(data.train, order=order) for order in orders]
+    hows = [
+        Relabel(
+            c.data.label_noise, c.data.noise_seed, c.data.bootstrap,
+            c.data.bootstrap_seed,
+        )
+        for c in each
+    ]  # fmt: skip
+    return Training(loaders, hows, members is not None)
+
+
+def score_fn(built: Built, state: TrainState, run: int = 0) -> ScoreFn:
+    """The model of a state, averaged if the run averages, as a function on chunks.
+
+    Args:
+      built: of the program.
+      state: of it.
+      run: which one of the runs that train together.
+    """
+    params = built.pick(state.params if state.ema is None else state.ema, run)
 
     def score(batch, labels) -> np.ndarray:
         return np.asarray(built.score(params, *put_chunk(built.mesh, batch, labels)))
@@ -190,8 +286,10 @@ def score_fn(built: Built, state: TrainState) -> ScoreFn:
 
 def put_chunk(mesh, batch: PackedBatch, labels: Labels) -> tuple[PackedBatch, Labels]:
     """A chunk on the devices: this host's rows of the batch, all of the labels."""
-    rows = labels.ranks.shape[0] // batch.slots.shape[1]
-    batch = PackedBatch(*(sharding.put_rows(mesh, x, rows) for x in batch))
+    own = batch.tokens.ndim == 3
+    slots = batch.slots.shape[-1]
+    rows = labels.ranks.shape[-2] // slots
+    batch = PackedBatch(*(sharding.put_rows(mesh, x, rows, own) for x in batch))
     return batch, Labels(*(sharding.put_whole(mesh, x) for x in labels))
 
 
@@ -223,6 +321,7 @@ def describe(config: Any, workdir: str, built: Built) -> None:
         "plugins": {name: p.to_json() for name, p in built.plugins.items()},
         "parameters": sum(x.size for x in jax.tree.leaves(built.shapes.params)),
         "steps": built.total,
+        "members": built.members and built.members._asdict(),
     }
     sessions = rundir.run_json(workdir).get("sessions", [])
     text = rundir.config_text(config)
@@ -230,12 +329,12 @@ def describe(config: Any, workdir: str, built: Built) -> None:
     store.write_sealed(at("run.json"), record)
 
 
-def identity(config: Any, built: Built) -> dict[str, str]:
-    """What must be the same in all processes of a run."""
+def identity(configs: Sequence[Any], built: Built) -> dict[str, str]:
+    """What must be the same in all processes of a program."""
     sets = {"train": built.data.train, **built.data.evals}
     prints = {name: provenance.fingerprints(data) for name, data in sets.items()}
     return {
-        "config": rundir.config_text(config),
+        "config": "".join(map(rundir.config_text, configs)),
         "code of rm_jax": provenance.package_sha256(),
         "data": json.dumps(prints, sort_keys=True, default=str),
         "contract": built.data.contract.sha(),

@@ -1,7 +1,8 @@
 """Checkpoints of a run: asynchronous, verified on load, the last and the best kept.
 
-    with CheckpointWriter(run + "/checkpoints", keep_last=2, keep_best=1,
-                          best_metric="valid/accuracy", best_mode="max") as checkpoints:
+    writer = CheckpointWriter(run + "/checkpoints", keep_last=2, keep_best=1,
+                              best_metrics=["valid/accuracy"], best_mode="max")
+    with writer as checkpoints:
         if checkpoints.steps():
             state, meta, step = checkpoints.restore(abstract_state)
         ...
@@ -23,7 +24,7 @@ import contextlib
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -224,7 +225,8 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
       directory: the folder, made when missing.
       keep_last: how many of the last steps to keep, >= 1.
       keep_best: how many of the best steps to keep; a step may be both.
-      best_metric: the metric that says what is best; None only with keep_best 0.
+      best_metrics: the metric that says what is best, or one of each of several runs;
+        () only with keep_best 0.
       best_mode: `max` or `min`.
 
     Raises:
@@ -237,17 +239,17 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         *,
         keep_last: int,
         keep_best: int,
-        best_metric: str | None,
+        best_metrics: Sequence[str],
         best_mode: str,
     ):
         super().__init__(directory)
         for name, n, least in ("keep_last", keep_last, 1), ("keep_best", keep_best, 0):
             if n < least:
                 raise ValueError(f"{name} is {n}; want at least {least}")
-        if keep_best and best_metric is None:
-            raise ValueError(f"keep_best is {keep_best}, but best_metric is not set")
+        if keep_best and not best_metrics:
+            raise ValueError(f"keep_best is {keep_best}, but there is no best metric")
         self._keep_last, self._keep_best = keep_last, keep_best
-        self._metric, self._mode = best_metric, best_mode
+        self._metrics, self._mode = best_metrics, best_mode
         self._pending: tuple[int, Callable[[], None]] | None = None
         best([], "", best_mode)  # raises now if the mode is unknown
         store.makedirs(self.directory)
@@ -294,10 +296,11 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
                 f"{self.directory}: cannot save step {step} after step {latest}; "
                 "use another folder to go back"
             )
-        if metrics and self._keep_best and self._metric not in metrics:
+        missing = not set(self._metrics) & metrics.keys()
+        if metrics and self._keep_best and missing:
             raise ValueError(
-                f"best_metric {self._metric!r} is not measured; there are "
-                f"{sorted(metrics)}"
+                f"none of the best metrics {list(self._metrics)} is measured; there "
+                f"are {sorted(metrics)}"
             )
         arrays, _ = named(state)
         manifest = make_manifest(step, arrays, meta, metrics)
@@ -310,12 +313,16 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         """Whether a step of these metrics would be kept among the best."""
         self.wait()
         self._set_damaged_aside()
-        value = metrics.get(self._metric, math.nan)
-        if not self._keep_best or not math.isfinite(value):
+        if not self._keep_best:
             return False
-        new = Manifest(sys.maxsize, {}, {self._metric: value}, {})
-        ranked = best([*self._manifests(), new], self._metric, self._mode)
-        return new.step in ranked[: self._keep_best]
+        before = self._manifests()
+        for metric in self._metrics:
+            value = metrics.get(metric, math.nan)
+            new = Manifest(sys.maxsize, {}, {metric: value}, {})
+            ranked = best([*before, new], metric, self._mode)
+            if math.isfinite(value) and new.step in ranked[: self._keep_best]:
+                return True
+        return False
 
     def wait(self) -> None:
         """Waits until the last save is on disk, then deletes what need not be kept.
@@ -355,8 +362,8 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):
         manifests = self._manifests()
         sound = [m.step for m in manifests]
         kept = sound[-self._keep_last :]
-        if self._keep_best:
-            kept += best(manifests, self._metric, self._mode)[: self._keep_best]
+        for metric in self._metrics if self._keep_best else ():
+            kept += best(manifests, metric, self._mode)[: self._keep_best]
         # A step that cannot say whether it is the best is not ours to delete.
         return set(kept) | (set(self.steps()) - set(sound))
 

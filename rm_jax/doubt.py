@@ -56,7 +56,8 @@ def make_dropout_score(
         key = jax.random.fold_in(jax.random.key(seed), jnp.max(labels.ids))
 
         def one(key):
-            out = apply_fn(params, batch, *labels.ranks.shape, key)
+            keys = tuple(jax.random.split(key))  # of the trunk and of the head
+            out = apply_fn(params, batch, *labels.ranks.shape, keys)
             return out.aux.get("quality", out.scores)
 
         return jax.lax.map(one, jax.random.split(key, samples))

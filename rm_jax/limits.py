@@ -27,6 +27,8 @@ CHOICES = {
     "model.remat": ("none", "layer"),
     "model.lm_head": ("none", "tied", "untied"),
     "model.head_init": ("zero", "normal"),
+    "data.bootstrap": ("none", "poisson"),
+    "members.share": ("none", "adapters", "trunk"),
     "batch.layout": ("packed", "padded"),
     "optim.name": ("adamw", "lion", "adafactor", "sgd"),
     "optim.schedule": ("cosine", "linear", "constant"),
@@ -52,6 +54,7 @@ POSITIVE = (
     "model.rope_base",
     "model.norm_eps",
     "model.vocab_multiple",
+    "members.count",
     "batch.examples",
     "batch.chunk_tokens",
     "batch.tokens_per_slot",
@@ -65,12 +68,14 @@ POSITIVE = (
 UNIT_INTERVAL = (
     "data.valid_fraction",
     "data.test_fraction",
+    "data.label_noise",
     "optim.final_fraction",
     "train.too_good",
 )
 BELOW_ONE = ("model.dropout", "optim.b1", "optim.b2", "train.ema")
 NOT_NEGATIVE = (
     "data.limit",
+    "members.at_once",
     "optim.weight_decay",
     "optim.clip_norm",
     "train.eval_examples",
@@ -88,6 +93,7 @@ LARGEST = {
     "model.d_ff": 2**22,
     "model.attention_block": 2**24,
     "model.vocab_multiple": 2**20,
+    "members.count": 2**12,
     "batch.examples": 2**24,
     "batch.chunk_tokens": 2**28,
     "batch.prefetch": 2**16,
@@ -217,6 +223,7 @@ def _check_range(key: str, value: float, what: str) -> None:
 def _check_together(v: Mapping[str, Any]) -> None:
     _check_lengths(v)
     _check_evals(v)
+    _check_members(v)
     if v["model.attention"] == "full" and v["batch.layout"] != "padded":
         raise ConfigError(
             "config.model.attention = 'full' reads a whole row at once, so responses "
@@ -262,6 +269,38 @@ def _check_lengths(v: Mapping[str, Any]) -> None:
             f"config.contract.max_response = {v['contract.max_response']} must be "
             f"below config.contract.max_length = {v['contract.max_length']}, so that a "
             "token of the prompt fits"
+        )
+
+
+def _check_members(v: Mapping[str, Any]) -> None:
+    count, at_once = v["members.count"], v["members.at_once"] or v["members.count"]
+    if count % at_once:
+        raise ConfigError(
+            f"config.members.at_once = {at_once} does not divide "
+            f"config.members.count = {count}"
+        )
+    if at_once % max(v["mesh.member"], 1):
+        raise ConfigError(
+            f"config.mesh.member = {v['mesh.member']} does not divide the {at_once} "
+            "members that are computed at once: change one of the two"
+        )
+    if v["members.share"] == "trunk" and v["members.own_order"]:
+        raise ConfigError(
+            "config.members.own_order: members of one trunk see the same examples: set "
+            "it to False, or config.data.bootstrap = 'poisson' for weights of their own"
+        )
+    init = v["model.init"]
+    runs = [init] if isinstance(init, str) else init
+    if not isinstance(runs, list | tuple) or not all(
+        isinstance(run, str) and run for run in runs
+    ):
+        raise ConfigError(
+            f"config.model.init = {init!r}: want 'scratch', a run directory, or a list"
+        )
+    if len(runs) < 1 or len(runs) > 1 and (len(runs) > count or "scratch" in runs):
+        raise ConfigError(
+            f"config.model.init names {len(runs)} runs for config.members.count = "
+            f"{count} members: want at least one, at most one a member"
         )
 
 

@@ -18,8 +18,10 @@ VERSIONS = {
     "contract.json": 1,
     "arch.json": 2,  # 2: the head and its attributes
     "run.json": 1,
+    "member.json": 1,
     "evals.json": 1,
-    "checkpoint": 1,  # the manifest and the names of the arrays
+    # The manifest and the names of the arrays. 2: hparams/dropout_seed, logs of runs.
+    "checkpoint": 2,
     "predictions": 1,  # columns of predictions/*.parquet
     "sinks.json": 1,
     "example_losses": 1,  # columns of example_losses/*.parquet

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("member", "data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))  # rows of a chunk
 # Name of a parameter (suffix of a path) -> axes of its trailing dimensions.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -28,7 +28,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-    """Mesh of axes data, fsdp, tensor; one size may be -1: all that are left.
+    """Mesh of axes member, data, fsdp, tensor; one size may be -1: all that are left.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
@@ -47,7 +47,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
             f"{asked} needs {some}{fixed} devices, but there are {len(devices)}: "
             "change a size, or set one to -1: all that are left"
         )
-    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def rows_divide(mesh: Mesh, rows: int, what: str) -> None:
@@ -61,14 +61,22 @@ def rows_divide(mesh: Mesh, rows: int, what: str) -> None:
         )
 
 
-def spec_of(name: str, shape: Sequence[int], mesh: Mesh) -> P:
+def spec_of(name: str, shape: Sequence[int], mesh: Mesh, members: bool = False) -> P:
     """PartitionSpec of a parameter by its name; leading dimensions (stacks) stay whole.
+
+    Args:
+      name: of the parameter.
+      shape: of it.
+      mesh: the devices.
+      members: whether its first dimension is that of members.
 
     Raises:
       ValueError: an axis does not divide its dimension: names both.
     """
     axes = next(axes for pattern, axes in RULES if re.search(pattern, name))
     spec = (None,) * (len(shape) - len(axes)) + tuple(axes)
+    if members:
+        spec = ("member", *spec[1:])
     for size, axis in zip(shape, spec, strict=True):
         if axis is not None and size % mesh.shape[axis]:
             raise ValueError(
@@ -90,7 +98,7 @@ def path_name(path: Sequence[Any]) -> str:
     return "/".join(keys)
 
 
-def tree_shardings(tree: Any, params: Any, mesh: Mesh) -> Any:
+def tree_shardings(tree: Any, params: Any, mesh: Mesh, owned: Any = None) -> Any:
     """NamedSharding of every leaf of a tree of arrays or ShapeDtypeStructs.
 
     What has the path of a parameter as its last part, and its shape, lives where the
@@ -101,16 +109,20 @@ def tree_shardings(tree: Any, params: Any, mesh: Mesh) -> Any:
       tree: e.g. a train state.
       params: the parameters, whose names RULES are about.
       mesh: the devices.
+      owned: like params, 0 for those whose first dimension is that of members.
 
     Raises:
       ValueError: an axis does not divide its dimension: names both.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     shapes = {path_name(path): x.shape for path, x in leaves}
+    of_members = jax.tree_util.tree_flatten_with_path(owned)[0]
+    members = {path_name(path) for path, _ in of_members}
 
     def place(path, x):
         own = next((n for n in _endings(path_name(path)) if n in shapes), None)
-        spec = spec_of(own, x.shape, mesh) if shapes.get(own) == x.shape else P()
+        same = shapes.get(own) == x.shape
+        spec = spec_of(own, x.shape, mesh, own in members) if same else P()
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(place, tree)
@@ -124,6 +136,11 @@ def _endings(name: str) -> Iterator[str]:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh, own_batches: bool = False) -> NamedSharding:
+    """Of the rows of a chunk; with a batch for each member, of [m b ...]."""
+    return NamedSharding(mesh, P("member", *BATCH) if own_batches else BATCH)
 
 
 def local_rows(mesh: Mesh, rows: int) -> slice:
@@ -145,11 +162,20 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
     return slice(held[0], held[-1] + 1)
 
 
-def put_rows(mesh: Mesh, local: np.ndarray, rows: int) -> jax.Array:
-    """A chunk's array from this host's rows."""
-    return jax.make_array_from_process_local_data(
-        NamedSharding(mesh, BATCH), local, (rows, *local.shape[1:])
-    )
+def put_rows(
+    mesh: Mesh, local: np.ndarray, rows: int, own_batches: bool = False
+) -> jax.Array:
+    """A chunk's array from this host's rows, of all members where each has its own."""
+    axis = 1 if own_batches else 0
+    shape = (*local.shape[:axis], rows, *local.shape[axis + 1 :])
+    first = local_rows(mesh, rows).start
+
+    def part(index):
+        begin, end, _ = index[axis].indices(rows)
+        here = slice(begin - first, end - first)
+        return local[(*index[:axis], here, *index[axis + 1 :])]
+
+    return jax.make_array_from_callback(shape, batch_sharding(mesh, own_batches), part)
 
 
 def put_whole(mesh: Mesh, value: np.ndarray) -> jax.Array:

@@ -8,6 +8,9 @@ The loss is sum(weight_e loss_e) / sum(weight_e) over all examples of the step, 
 the number of chunks or hosts, because the divisor is known before the first chunk.
 A regulariser that is a function of sums over the step (a correlation) takes one more
 pass: the sums over all chunks first, then its derivative by them times their gradients.
+
+Every function here is of one model. With members (members.py) the same functions are
+lifted over the leading axis m of what each member owns, and so is every metric.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,18 +18,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from rm_jax import losses
 from rm_jax.losses.pairwise import pairs
-from rm_jax.members import Members, axes, lift
+from rm_jax.members import Members, axes, lift, take
 from rm_jax.optim import Optimizer, ema_update, merge
-from rm_jax.sharding import BATCH, replicated
+from rm_jax.sharding import batch_sharding, replicated, tree_shardings
 from rm_jax.state import Guard, TrainState
 from rm_jax.types import Labels, PackedBatch, RewardOutput
 
-# (params, batch, examples, responses, key or None) -> RewardOutput; a key: training
+# (params, batch, examples, responses, keys or None) -> RewardOutput. Keys, a pair for
+# the trunk and the head, mean training.
 ApplyFn = Callable[..., RewardOutput]
 
 
@@ -108,13 +113,16 @@ def make_step(
     mesh: Mesh,
     shardings: TrainState,
     *,
-    dropout_seed: int,
     ema_decay: float,
     spike_sigma: float,
     sources: Sequence[str] = (),
     example_losses: bool = False,
+    members: Members | None = None,
 ) -> Step:
     """Compiles nothing yet: jitted programs with their in and out shardings.
+
+    A chunk's key is fold_in(fold_in(key(dropout_seed), step), chunk), split into those
+    of the trunk, the head and the losses.
 
     Args:
       apply_fn: the model.
@@ -122,130 +130,174 @@ def make_step(
       optimizer: optim.make_optimizer.
       mesh: the devices.
       shardings: of the state.
-      dropout_seed: a chunk's key is fold_in(fold_in(key(seed), step), chunk); split,
-        half of it is the model's and half the losses'.
       ema_decay: 0 is off.
       spike_sigma: gradient norms over mean + sigma std of the window are skipped; 0 is
         off.
       sources: names of a mixture's sources, for "SOURCE/METRIC", each as (sum, count).
       example_losses: `gradient` also returns the loss of each example of the chunk.
+      members: of the state; None is a single model.
     """
     whole = replicated(mesh)
-    rows = NamedSharding(mesh, BATCH)
-    grads = optimizer.split(shardings.params)[0]
-    total = Total(grads, whole)
+    split = optimizer.split
+    total = Total(split(shardings.params)[0], whole)
+    share = members.share if members else "none"
+    owned = axes(shardings.params, share)
+    trained, fixed = split(owned)
+    own = 0 if not members or members.independent else None
+    own_batch = 0 if members and members.own_batches else None
+    rows = batch_sharding(mesh, own_batch == 0)
     has_sums = any(r.stats is not None for r in objective.regularizers.values())
 
-    def forward(params, hparams, batch, labels, key):
-        examples, responses = labels.ranks.shape
-        ours, theirs = jax.random.split(key)
-        out = apply_fn(params, batch, examples, responses, ours)
-        terms = losses.example_terms(objective, out, labels, hparams["loss"], theirs)
+    def forward(params, hparams, number, step, batch, labels, chunk):
+        key = jax.random.fold_in(jax.random.key(hparams["dropout_seed"]), step)
+        of_trunk, *own_keys = jax.random.split(jax.random.fold_in(key, chunk), 3)
+        of_head, of_loss = (jax.random.fold_in(k, number) for k in own_keys)
+        out = apply_fn(params, batch, *labels.ranks.shape, (of_trunk, of_head))
+        terms = losses.example_terms(objective, out, labels, hparams["loss"], of_loss)
         return out, terms
 
+    def loss_of(trainable, frozen, hparams, number, step, batch, labels, chunk, weight,
+                slope):  # fmt: skip
+        params = merge(trainable, frozen)
+        out, terms = forward(params, hparams, number, step, batch, labels, chunk)
+        count = jnp.sum(labels.weight)
+        sums = {
+            name: jnp.stack([jnp.sum(labels.weight * term), count])
+            for name, term in terms.items()
+        }
+        loss = sum(s[0] for s in sums.values()) / weight
+        sums["loss"] = jnp.stack([loss * weight, count])
+        if has_sums:
+            found = losses.sums(objective, out, labels, hparams["loss"])
+            pairs_of = zip(jax.tree.leaves(slope), jax.tree.leaves(found), strict=True)
+            loss += sum(jnp.sum(a * b) for a, b in pairs_of)
+        each = sum(terms.values())
+        sums |= preference_sums(out, labels)
+        sums |= source_sums(out, labels, each, sources)
+        return loss, (sums, each if example_losses else None)
+
+    # (state parts of each member; number; step; chunk; weight; slope)
+    of_member = (trained, fixed, own, 0, None, own_batch, 0, None, 0, 0)
+    if members and not members.independent:
+
+        def mean_loss(*args):
+            loss, aux = lift(members, loss_of, of_member)(*args)
+            return jnp.mean(loss), aux
+
+        differentiate = jax.grad(mean_loss, has_aux=True)
+    else:
+        one = jax.grad(loss_of, has_aux=True)
+        differentiate = lift(members, one, of_member, turns=True)
+
+    def numbers():
+        """What tells members of one trunk apart in keys; alone every model is 0."""
+        if members is None:
+            return jnp.int32(0)
+        return jnp.arange(members.count) * (0 if members.independent else 1)
+
     def zeros(state: TrainState) -> Total:
-        trainable, _ = optimizer.split(state.params)
+        trainable, _ = split(state.params)
         names = ["loss", *_term_names(objective), *METRICS]
         names += [f"{source}/{name}" for source in sources for name in OF_SOURCE]
+        shape = (members.count, 2) if members else (2,)
         return Total(
             jax.tree.map(jnp.zeros_like, trainable),
-            {name: jnp.zeros((2,), jnp.float32) for name in names},
+            {name: jnp.zeros(shape, jnp.float32) for name in names},
         )
 
-    def chunk_key(state, chunk):
-        key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
-        return jax.random.fold_in(key, chunk)
-
     def gradient(state, total, batch, labels, chunk, weight, slope):
-        trainable, frozen = optimizer.split(state.params)
-
-        def loss_fn(trainable):
-            params = merge(trainable, frozen)
-            key = chunk_key(state, chunk)
-            out, terms = forward(params, state.hparams, batch, labels, key)
-            sums = {
-                name: jnp.stack([jnp.sum(labels.weight * term), jnp.sum(labels.weight)])
-                for name, term in terms.items()
-            }
-            loss = sum(s[0] for s in sums.values()) / weight
-            sums["loss"] = jnp.stack([loss * weight, jnp.sum(labels.weight)])
-            if has_sums:
-                own = losses.sums(objective, out, labels, state.hparams["loss"])
-                loss += sum(
-                    jnp.sum(a * b)
-                    for a, b in zip(
-                        jax.tree.leaves(slope), jax.tree.leaves(own), strict=True
-                    )
-                )
-            each = sum(terms.values())
-            of_sources = source_sums(out, labels, each, sources)
-            sums |= preference_sums(out, labels) | of_sources
-            return loss, (sums, each if example_losses else None)
-
-        grads, (sums, each) = jax.grad(loss_fn, has_aux=True)(trainable)
+        grads, (sums, each) = differentiate(
+            *split(state.params), state.hparams, numbers(), state.step, batch, labels,
+            chunk, weight, slope,
+        )  # fmt: skip
         added = {name: total.sums[name] + value for name, value in sums.items()}
         grads = jax.tree.map(jnp.add, total.grads, grads)
         return Total(grads, total.sums | added), each
 
     def chunk_sums(state, batch, labels, chunk, before):
-        out, _ = forward(
-            state.params, state.hparams, batch, labels, chunk_key(state, chunk)
+        def one(params, hparams, number, step, batch, labels, chunk):
+            out, _ = forward(params, hparams, number, step, batch, labels, chunk)
+            return losses.sums(objective, out, labels, hparams["loss"])
+
+        in_axes = (owned, own, 0, None, own_batch, 0, None)
+        found = lift(members, one, in_axes, turns=True)(
+            state.params, state.hparams, numbers(), state.step, batch, labels, chunk
         )
-        own = losses.sums(objective, out, labels, state.hparams["loss"])
-        return own if before is None else jax.tree.map(jnp.add, before, own)
+        return found if before is None else jax.tree.map(jnp.add, before, found)
 
     def weigh(state, sums):
-        def value(sums):
-            terms = losses.global_terms(
-                objective, sums, state.params, state.hparams["loss"]
-            )
+        def value(sums, hparams):
+            terms = losses.global_terms(objective, sums, hparams["loss"])
             return sum(terms.values()), terms
 
-        return jax.grad(value, has_aux=True)(sums)
+        return lift(members, jax.grad(value, has_aux=True), (0, own))(
+            sums, state.hparams
+        )
 
-    def update(state: TrainState, total: Total, terms: dict[str, Array]):
-        trainable, frozen = optimizer.split(state.params)
-        grads = total.grads
-        by_params = {
-            n: r for n, r in objective.regularizers.items() if r.params is not None
-        }
-        if by_params:
+    def penalties(state):
+        """Gradient and values of regularisers that are functions of parameters."""
+        trainable, frozen = split(state.params)
 
-            def penalty(trainable):
-                params = merge(trainable, frozen)
-                own = objective._replace(regularizers=by_params)
-                found = losses.global_terms(own, {}, params, state.hparams["loss"])
-                return sum(found.values()), found
+        def one(trainable, frozen, hparams):
+            params = merge(trainable, frozen)
+            found = losses.parameter_terms(objective, params, hparams["loss"])
+            return sum(found.values()), found
 
-            more, found = jax.grad(penalty, has_aux=True)(trainable)
-            grads, terms = jax.tree.map(jnp.add, grads, more), terms | found
+        def all_of(trainable):
+            one_each = lift(members, one, (trained, fixed, own))
+            value, found = one_each(trainable, frozen, state.hparams)
+            combine = jnp.sum if own == 0 else jnp.mean
+            return combine(value), found
+
+        return jax.grad(all_of, has_aux=True)(trainable)
+
+    def means_of(sums, terms):
         means = {
             name: s if "/" in name else s[0] / jnp.maximum(s[1], 1e-30)
-            for name, s in total.sums.items()
+            for name, s in sums.items()
         }
         means |= terms
         means["loss"] += sum(terms.values(), jnp.zeros(()))
-        new, opt_state, stats = optimizer.update(
-            grads, state.opt_state, trainable, state.hparams["optim"], state.step
-        )
-        ok, guard = judge(state.guard, means["loss"], stats["grad_norm"], spike_sigma)
-        keep = lambda a, b: jax.tree.map(lambda x, y: jnp.where(ok, x, y), a, b)
-        params = merge(keep(new, trainable), frozen)
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            opt_state=keep(opt_state, state.opt_state),
-            ema=state.ema
-            if state.ema is None
-            else keep(
-                ema_update(state.ema, params, ema_decay, state.guard.taken), state.ema
-            ),
-            guard=guard,
-        )
         square = means.pop("score_square") - means["score_mean"] ** 2
         means["score_std"] = jnp.sqrt(jnp.maximum(square, 0.0))
-        means |= stats | {"skips": guard.skips, "skips_in_row": guard.in_row}
-        return state, means
+        return means
+
+    def advance(trainable, opt_state, ema, guard, hparams, grads, loss, step):
+        new, new_opt, stats = optimizer.update(
+            grads, opt_state, trainable, hparams["optim"], step
+        )
+        ok, judged = judge(guard, loss, stats["grad_norm"], spike_sigma)
+        keep = lambda a, b: jax.tree.map(lambda x, y: jnp.where(ok, x, y), a, b)
+        new = keep(new, trainable)
+        if ema is not None:
+            ema = keep(ema_update(ema, new, ema_decay, guard.taken), ema)
+        stats |= {"skips": judged.skips, "skips_in_row": judged.in_row}
+        return (new, keep(new_opt, opt_state), ema, judged), stats
+
+    def update(state: TrainState, total: Total, terms: dict[str, Array]):
+        trainable, frozen = split(state.params)
+        grads = total.grads
+        if any(r.params is not None for r in objective.regularizers.values()):
+            more, found = penalties(state)
+            grads, terms = jax.tree.map(jnp.add, grads, more), terms | found
+        means = lift(members, means_of, (0, 0))(total.sums, terms)
+        loss = means["loss"] if own == 0 else jnp.mean(means["loss"])
+        ema, ema_frozen = (None, None) if state.ema is None else split(state.ema)
+        step_all = advance
+        if own == 0:
+            step_all = lift(members, advance, (0, 0, 0, 0, 0, 0, 0, None))
+        (new, opt_state, ema, guard), stats = step_all(
+            trainable, state.opt_state, ema, state.guard, state.hparams, grads, loss,
+            state.step,
+        )  # fmt: skip
+        state = state.replace(
+            step=state.step + 1,
+            params=merge(new, frozen),
+            opt_state=opt_state,
+            ema=None if ema is None else merge(ema, ema_frozen),
+            guard=guard,
+        )
+        return state, means | stats
 
     jit = jax.jit
     chunk = (rows, whole, whole)  # batch, labels, number of the chunk
@@ -307,7 +359,7 @@ def run_step(
     step: Step,
     state: TrainState,
     chunks: list[tuple[PackedBatch, Labels]],
-    weight: float,
+    weight: Float[np.ndarray, "*m"] | float,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Dispatches one step; returns before the devices have finished it.
 
@@ -318,11 +370,11 @@ def run_step(
       step: of `make_step`.
       state: consumed: its arrays are donated.
       chunks: device arrays.
-      weight: sum of the examples' weights over all chunks.
+      weight: sum of the examples' weights over all chunks, of each member.
     """
     total = step.zeros(state)
     slope, terms = None, {}
-    weight = jnp.float32(max(weight, 1e-30))
+    weight = np.maximum(np.float32(weight), 1e-30)
     if step.sums is not None:
         sums = None
         for i, (batch, labels) in enumerate(chunks):
@@ -351,7 +403,31 @@ def make_score(
         one = lambda params: apply_fn(params, batch, *labels.ranks.shape, None).scores
         return lift(members, one, (owned,), turns=True)(params)
 
-    whole, rows = replicated(mesh), NamedSharding(mesh, BATCH)
+    whole, rows = replicated(mesh), batch_sharding(mesh)
     return jax.jit(
         score, in_shardings=(params_shardings, rows, whole), out_shardings=whole
     )
+
+
+def make_pick(
+    shardings: Any, params: Any, mesh: Mesh, members: Members | None, together: bool
+) -> tuple[Callable[[Any, int], Any], Any]:
+    """The program (params, i) -> parameters of run i, and where these live.
+
+    Args:
+      shardings: of the parameters of the program.
+      params: their shapes.
+      mesh: the devices.
+      members: of the program.
+      together: whether each member is a run; else run 0 is all there is.
+    """
+    if not together:
+        return lambda params, i: params, shardings
+    one = jax.eval_shape(lambda p: take(p, members.share, 0), params)
+    where = tree_shardings(one, one, mesh)
+    pick = jax.jit(
+        lambda params, i: take(params, members.share, i),
+        in_shardings=(shardings, replicated(mesh)),
+        out_shardings=where,
+    )
+    return pick, where

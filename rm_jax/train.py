@@ -7,12 +7,12 @@ import contextlib
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from rm_jax import cluster, compiles, rundir, schemas, store
+from rm_jax import cluster, compiles, rundir, schemas, store, together
 from rm_jax import losses as losses_module
 from rm_jax.build import (
     Built,
@@ -27,20 +27,22 @@ from rm_jax.build import (
 from rm_jax.checkpoint import Checkpoints, CheckpointWriter
 from rm_jax.config import ConfigError, parse_duration, validate
 from rm_jax.data.contract import Encoder
+from rm_jax.data.loader import prefetch
 from rm_jax.data.mixture import world_split
 from rm_jax.evals import alarms, by_source, evaluate, pairs
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
+from rm_jax.evals.table import ScoreTable
 from rm_jax.example_losses import ExampleLosses
 from rm_jax.goodput import Ledger, summary
 from rm_jax.lines import read_lines
 from rm_jax.profiler import Profiler
 from rm_jax.progress import Progress
 from rm_jax.sinks import SINKS, check_installed
-from rm_jax.start import Start, check_start, folder_of, where_to_start
+from rm_jax.start import Start, check_start, where_to_start
 from rm_jax.state import TrainState
 from rm_jax.step import run_step
-from rm_jax.steplog import StepLog
+from rm_jax.steplog import Outlet, StepLog, TrainingError
 from rm_jax.writer import TIMING, RunWriter, to_json
 
 
@@ -49,14 +51,16 @@ class Stopped(Exception):
 
 
 class Outputs(NamedTuple):
-    """Where a run leaves what it makes, and what tells it to stop."""
+    """Where runs leave what they make, and what tells them to stop.
+
+    `outlets` has one a run: more than one where several train together.
+    """
 
     checkpoints: CheckpointWriter
-    writer: RunWriter
+    outlets: list[Outlet]
     progress: Progress
     stop: cluster.Stop
     ledger: Ledger
-    losses: ExampleLosses
     profiler: Profiler
 
     def poll(self) -> None:
@@ -88,88 +92,135 @@ def train(
       ConfigError: a config that cannot run, or another run in workdir.
       TrainingError: losses that are not finite, by config.train.on_nonfinite.
     """
+    found = train_together(
+        [config], [workdir], losses=losses, regularizers=regularizers, stream=stream
+    )
+    return found and found[0]
+
+
+def train_together(
+    configs: Sequence[Any],
+    workdirs: Sequence[str],
+    *,
+    losses: Mapping[str, Callable] = losses_module.LOSSES,
+    regularizers: Mapping[str, Any] = losses_module.REGULARIZERS,
+    stream: TextIO = sys.stderr,
+) -> list[dict[str, dict[str, Any]]] | None:
+    """Trains runs that differ only in numbers in one program, each as if alone.
+
+    Args:
+      configs: one a run; `together.VARY` and the knobs of the loss may differ.
+      workdirs: of each run, in one folder; their checkpoints are one, beside them.
+      losses, regularizers, stream: as in `train`.
+
+    Returns:
+      the final evaluation of each, or None after a signal; raises as `train`.
+    """
     ledger = Ledger()
-    config = validate(config)
+    configs = [validate(config) for config in configs]
+    together.check(configs, workdirs)
+    config, runs = configs[0], list(zip(configs, workdirs, strict=True))
     if config.train.report and not importlib.util.find_spec("matplotlib"):
         raise ImportError(
             "config.train.report needs matplotlib: pip install 'rm_jax[report]', or "
             "set config.train.report = False"
         )
     check_installed(config.train)
-    continued = rundir.claim(workdir, config)
-    if not Checkpoints(folder_of(workdir)).steps():
+    continued = [rundir.claim(workdir, own) for own, workdir in runs]
+    folder = together.folder(workdirs)
+    if not Checkpoints(folder).steps():
         check_start(config)
     compiles.use_cache(config.train.compile_cache)
     first = cluster.first()
     say = lambda line: print(line, file=stream, flush=True) if first else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(cluster.loss_named())  # first: a close can find it, too
-        built = build(config, workdir, losses, regularizers, say)
-        profiler = Profiler(config.train.profile, workdir, built.total, first, say)
+        built = build(config, workdirs[0], losses, regularizers, say, configs)
+        profiler = Profiler(config.train.profile, workdirs[0], built.total, first, say)
         stop = stack.enter_context(cluster.signals())  # until here Ctrl-C just ends it
-        if continued:
-            check_same(workdir, built)
-        cluster.agree(identity(config, built))  # before anything is written
+        for workdir, old in zip(workdirs, continued, strict=True):
+            if old:
+                check_same(workdir, built)
+        cluster.agree(identity(configs, built))  # before anything is written
         if first:
-            describe(config, workdir, built)
+            for own, workdir in runs:
+                describe(own, workdir, built)
+            together.join(workdirs)
         with cluster.in_turn("checkpoints"):  # the first clears what a kill left
-            checkpoints = stack.enter_context(_checkpoints(config, workdir))
+            checkpoints = stack.enter_context(_checkpoints(config, workdirs))
         events: list[dict[str, Any]] = []
-        start = where_to_start(config, built, checkpoints, events.append)
+        start = where_to_start(config, built, workdirs, checkpoints, events.append)
         if start.step > built.total:
             raise ConfigError(
                 f"the run has {start.step} steps already, config.train.duration = "
                 f"{config.train.duration!r} is {built.total}: make it longer"
             )
-        if first:
-            begin_session(workdir, built, start.step)
         progress = Progress(built.total, start.step, stream, active=first)
         stack.enter_context(progress)
-        writer = RunWriter(
-            workdir,
-            step=start.step if continued else -1,
-            evaluated=start.evaluated,
-            size=start.logged,
-            active=first,
-            sinks={name: config.train[name] for name in SINKS},
-            config=config.to_dict(),
-            say=progress.say,
-        )
-        stack.enter_context(writer)
-        each = first and config.train.example_losses
-        example_losses = ExampleLosses(workdir, built.data.train, start.step, each)
+        outlets = []
+        for i, (own, workdir) in enumerate(runs):
+            if first:
+                begin_session(workdir, built, start.step)
+            writer = RunWriter(
+                workdir,
+                step=start.step if continued[i] else -1,
+                evaluated=start.evaluated,
+                size=start.logged[i],
+                active=first,
+                sinks={name: own.train[name] for name in SINKS},
+                config=own.to_dict(),
+                say=progress.say,
+            )
+            stack.enter_context(writer)
+            each = first and own.train.example_losses
+            example_losses = ExampleLosses(workdir, built.data.train, start.step, each)
+            outlets.append(Outlet(workdir, writer, example_losses))
+            if continued[i]:
+                progress.say(
+                    f"continuing {workdir} at step {start.step} of {built.total}"
+                )
+                writer.write_event(start.step, "resumed")
         stack.enter_context(profiler)
-        out = Outputs(
-            checkpoints, writer, progress, stop, ledger, example_losses, profiler
-        )
-        if continued:
-            progress.say(f"continuing {workdir} at step {start.step} of {built.total}")
-            writer.write_event(start.step, "resumed")
+        out = Outputs(checkpoints, outlets, progress, stop, ledger, profiler)
         for event in events:
             progress.say(
                 f"WARNING damaged checkpoint of step {event['step']} passed over: "
                 f"{event['why']:.300}"
             )
-            writer.write_event(start.step, event.pop("event"), **event)
-        state, step = loop(config, built, start, out)
+            name = event.pop("event")
+            for outlet in outlets:
+                outlet.writer.write_event(start.step, name, **event)
+        state, step, stopped = loop(config, built, start, out)
         if step < built.total or stop.reason:
             if step > start.step:
-                _account(workdir, step, out)
+                _account(step, out)
             where = f"saved step {step}" if step else "nothing to save yet"
             progress.say(f"{stop.reason}: {where}; the same command continues")
             return None
         try:
-            return finish(config, workdir, built, state, out)
+            done = [
+                finish(own, i, built, state, out)
+                for i, (own, workdir) in enumerate(runs)
+                if workdir not in stopped
+            ]
         except Stopped:
             progress.say(f"{stop.reason}: trained; the same command evaluates")
             return None
+        cluster.wait("done")  # who leaves first waits five minutes for the others
+        if stopped:
+            raise TrainingError("; ".join(f"{w}: {why}" for w, why in stopped.items()))
+        return done
 
 
 def loop(
     config: Any, built: Built, start: Start, out: Outputs
-) -> tuple[TrainState, int]:
-    """Steps `start.step` ... `built.total`; the order inside a turn is fixed."""
-    epoch = built.loaders["train"].order.epoch
+) -> tuple[TrainState, int, dict[str, str]]:
+    """Steps `start.step` ... `built.total`; the order inside a turn is fixed.
+
+    Returns:
+      the state, its step, and of runs that train together those that stopped, and why.
+    """
+    epoch = built.training.epoch
     every = {
         name: max(1, parse_duration(text).steps(config.batch.examples, epoch))
         for name, text in config.train.items()
@@ -177,18 +228,19 @@ def loop(
     }
     log = StepLog(
         config,
-        out.writer,
+        out.outlets,
         out.progress,
         out.ledger,
-        out.losses,
         built.flops,
         every=every["log_every"],
         start=start.step,
         total=built.total,
-        window=start.window,
+        windows=start.windows,
+        stopped=start.stopped,
     )
     state, step, evaluated, saved = start.state, start.step, start.evaluated, True
-    batches = built.loaders["train"].prefetch(step, built.total, config.batch.prefetch)
+    ahead = config.batch.prefetch
+    batches = prefetch(built.training.batch_at, step, built.total, ahead)
     with contextlib.closing(batches):  # ends its thread, whatever happens here
         while True:
             out.profiler.turn(step, state)
@@ -205,7 +257,7 @@ def loop(
             if due_eval and not stopping:
                 out.ledger.enter("evaluation")
                 try:
-                    metrics = _evaluate(config, built, state, step, out)
+                    metrics = _evaluate(config, built, state, step, out, log.stopped)
                     evaluated = True
                 except Stopped:
                     stopping = True
@@ -215,10 +267,10 @@ def loop(
             if due_save or better:
                 out.ledger.enter("saving")
                 log.flush()  # again: Stopped may be what asks for it
-                out.losses.write(step)
-                out.writer.flush()
-                evaluated_now = evaluated or not due_eval
-                meta = _meta(built, evaluated_now, log.window, out.writer.size)
+                for outlet in out.outlets:
+                    outlet.losses.write(step)
+                    outlet.writer.flush()
+                meta = _meta(built, evaluated or not due_eval, log)
                 out.checkpoints.save(step, state, meta, metrics)
             if last or stopping:
                 break
@@ -235,96 +287,140 @@ def loop(
     log.close(step)
     if step > start.step:
         out.progress.say(log.layout(built.step.compiled()))
-    return state, step
+    return state, step, log.stopped
 
 
 def _evaluate(
-    config: Any, built: Built, state: TrainState, step: int, out: Outputs
+    config: Any,
+    built: Built,
+    state: TrainState,
+    step: int,
+    out: Outputs,
+    stopped: Container[str],
 ) -> dict[str, float]:
     """Figures of every evaluation set, on its first `eval_examples` examples.
+
+    Returns:
+      those of every run, as `together.Place.metric` names them.
 
     Raises:
       Stopped: a signal came; nothing was written.
     """
-    score = score_fn(built, state)
+    # All are scored before any line is written: Stopped leaves nothing half done.
     tables = {
-        name: score_table(score, loader, config.train.eval_examples, out.poll)
-        for name, loader in built.loaders.items()
-        if name != "train"
+        i: {
+            name: score_table(
+                score_fn(built, state, i),
+                loader,
+                config.train.eval_examples,
+                out.poll,
+            )
+            for name, loader in built.loaders.items()
+        }
+        for i, outlet in enumerate(out.outlets)
+        if outlet.workdir not in stopped
     }
+    found: dict[str, float] = {}
+    for i, own in tables.items():
+        figures = _figures(config, built, own, step, out, out.outlets[i])
+        if figures:
+            out.outlets[i].writer.write_metrics(step, figures)
+        place = together.Place("", i if built.together else None)
+        found |= {place.metric(name): value for name, value in figures.items()}
+    return found
+
+
+def _figures(
+    config: Any,
+    built: Built,
+    tables: Mapping[str, ScoreTable],
+    step: int,
+    out: Outputs,
+    outlet: Outlet,
+) -> dict[str, float]:
+    """Figures of one run's tables; says and writes what is not a figure."""
     figures: dict[str, float] = {}
+    which = f"{outlet.workdir} " if built.together else ""
     for name, table in tables.items():
         values = evaluate(table, seed=config.eval_seed)
         figures |= {f"eval/{name}/{k}": v for k, v in values.items()}
         for source, own in by_source(table, seed=config.eval_seed).items():
             figures |= {f"eval/{name}/{source}/{k}": v for k, v in own.items()}
         scores = table.scores[~np.isnan(table.scores)]
-        out.writer.add_histogram(step, f"eval/{name}/scores", scores)
+        outlet.writer.add_histogram(step, f"eval/{name}/scores", scores)
         margins = pairs(table).delta
-        out.writer.add_histogram(step, f"eval/{name}/margins", margins)
+        outlet.writer.add_histogram(step, f"eval/{name}/margins", margins)
         for text in alarms(
             table,
             progress=step / built.total,
             human=world_split(built.data.specs[name]) is None,
             too_good=config.train.too_good,
         ):
-            out.writer.alarm(step, name, text)
-            out.progress.say(f"ALARM {name}: {text}")
+            outlet.writer.alarm(step, name, text)
+            out.progress.say(f"ALARM {which}{name}: {text}")
         keys = ("accuracy", "length_baseline", "nll")
         shown = [f"{k} {values[k]:.3f}" for k in keys if k in values]
-        out.progress.say(f"step {step} {name}: {', '.join(shown)}")
-    if figures:
-        out.writer.write_metrics(step, figures)
+        out.progress.say(f"step {step} {which}{name}: {', '.join(shown)}")
     return figures
 
 
-def _meta(
-    built: Built, evaluated: bool, window: Mapping[str, list[float]], size: int
-) -> dict[str, Any]:
+def _meta(built: Built, evaluated: bool, log: StepLog) -> dict[str, Any]:
     """What a checkpoint carries to be scored with on its own, and the unwritten log."""
+    shared = None if built.together else built.members
+    workdirs = [outlet.workdir for outlet in log.outlets]
     return {
         "contract": built.data.contract.to_json(),
         "arch": built.arch.to_json(),
+        "members": shared and {"count": shared.count, "share": shared.share},
         "evaluated": evaluated,
-        "log": to_json(window),
-        "metrics_bytes": size,
+        "logs": to_json(list(log.windows)),
+        "metrics_bytes": [outlet.writer.size for outlet in log.outlets],
+        "stopped": {str(workdirs.index(w)): why for w, why in log.stopped.items()},
     }
 
 
 def finish(
-    config: Any, workdir: str, built: Built, state: TrainState, out: Outputs
+    config: Any, run: int, built: Built, state: TrainState, out: Outputs
 ) -> dict[str, dict[str, Any]]:
     """Evaluates every set whole, writes predictions, evals.json and report.html.
+
+    Args:
+      config: of the run.
+      run: which one of those that train together.
+      built: of the program.
+      state: of it.
+      out: of all runs.
 
     Raises:
       Stopped: a signal came; the same command evaluates again.
     """
+    workdir, writer = out.outlets[run].workdir, out.outlets[run].writer
     path = store.join(workdir, "evals.json")
     done = _evaluated(path, out.progress.say)
-    cluster.wait("finish")  # all have read it before it is written
+    cluster.wait(f"finish {run}")  # all have read it before it is written
     out.ledger.enter("evaluation")
     if done.get("step") != built.total:
-        score = score_fn(built, state)
+        score = score_fn(built, state, run)
         encoder = Encoder(built.data.contract, built.data.tokenizer)
         done = schemas.stamped("evals.json", {"step": built.total, "sets": {}})
-        for name, specs in built.data.specs.items():
-            if name != "train":
-                done["sets"][name] = evaluate_set(
-                    name,
-                    world_split(specs),
-                    score,
-                    built.loaders[name],
-                    encoder,
-                    dict(config.data.world.items()),
-                    workdir if cluster.first() else None,
-                    config.eval_seed,
-                    too_good=config.train.too_good,
-                    probes=not done["sets"],  # they are of the model, not of the set
-                    poll=out.poll,
-                )
+        for name, loader in built.loaders.items():
+            done["sets"][name] = evaluate_set(
+                name,
+                world_split(built.data.specs[name]),
+                score,
+                loader,
+                encoder,
+                dict(config.data.world.items()),
+                workdir if cluster.first() else None,
+                config.eval_seed,
+                too_good=config.train.too_good,
+                probes=not done["sets"],  # they are of the model, not of the set
+                poll=out.poll,
+            )
         if cluster.first():
             store.write_sealed(path, to_json(done))
-        _account(workdir, built.total, out)
+        if run == len(out.outlets) - 1:
+            _account(built.total, out)
     else:
         out.progress.say(
             f"{workdir} is complete: {built.total} steps; nothing to train"
@@ -334,20 +430,20 @@ def finish(
     if config.train.report and cluster.first():
         from rm_jax.report.html import write_report  # matplotlib, only when asked for
 
-        out.writer.flush()
+        writer.flush()
         out.progress.say(f"report: {write_report(workdir)}")
-    cluster.wait("done")  # who leaves first waits five minutes for the others, no more
     return done["sets"]
 
 
-def _account(workdir: str, step: int, out: Outputs) -> None:
+def _account(step: int, out: Outputs) -> None:
     """Says what the time of the whole run went to, over all its starts."""
     if not cluster.first():
         return
     last = {"from": step, **out.ledger.take()}
-    lines = read_lines(store.join(workdir, TIMING))
+    lines = read_lines(store.join(out.outlets[0].workdir, TIMING))
     found = summary([*lines, {"step": step, **last}])
-    out.writer.write_timing(step, last | found.shares())
+    for outlet in out.outlets:
+        outlet.writer.write_timing(step, last | found.shares())
     out.progress.say(found.line())
 
 
@@ -365,12 +461,14 @@ def _evaluated(path: str, say: Callable[[str], None]) -> dict[str, Any]:
         return {}
 
 
-def _checkpoints(config: Any, workdir: str) -> CheckpointWriter:
+def _checkpoints(config: Any, workdirs: Sequence[str]) -> CheckpointWriter:
+    several = len(workdirs) > 1
+    places = [together.Place("", i if several else None) for i in range(len(workdirs))]
     return CheckpointWriter(
-        folder_of(workdir),
+        together.folder(workdirs),
         keep_last=config.train.keep_last,
         keep_best=config.train.keep_best,
-        best_metric=config.train.best_metric,
+        best_metrics=[place.metric(config.train.best_metric) for place in places],
         best_mode=config.train.best_mode,
     )
 

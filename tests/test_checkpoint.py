@@ -65,7 +65,7 @@ def writer(folder, keep_last=2, keep_best=0, metric=None, mode="max"):
         str(folder),
         keep_last=keep_last,
         keep_best=keep_best,
-        best_metric=metric,
+        best_metrics=[metric] if metric else [],
         best_mode=mode,
     )
 
@@ -376,7 +376,8 @@ def test_save_refuses(tmp_path):
         for step in (4, 5):
             with pytest.raises(ValueError, match=f"step {step} after step 5"):
                 checkpoints.save(step, state, {}, {"acc": 1})
-        with pytest.raises(ValueError, match=r"'acc' is not measured.*\['ac'\]"):
+        want = r"none of the best metrics \['acc'\] is measured.*\['ac'\]"
+        with pytest.raises(ValueError, match=want):
             checkpoints.save(6, state, {}, {"ac": 1})
         for meta in ({"a": (1,)}, {1: 1}, {"a": float("nan")}, {"a": state}):
             with pytest.raises(ValueError, match="meta is not JSON"):
@@ -411,7 +412,7 @@ def test_a_failed_save_is_told_with_its_folder(tmp_path, monkeypatch):
     [
         ("keep_last is 0", {"keep_last": 0}),
         ("keep_best is -1", {"keep_best": -1}),
-        ("best_metric is not set", {"keep_best": 1}),
+        ("there is no best metric", {"keep_best": 1}),
         ("best_mode is 'high'", {"mode": "high"}),
     ],
 )
@@ -429,7 +430,7 @@ from rm_jax.checkpoint import CheckpointWriter
 
 folder = sys.argv[1]
 checkpoints = CheckpointWriter(
-    folder, keep_last=2, keep_best=0, best_metric=None, best_mode="max")
+    folder, keep_last=2, keep_best=0, best_metrics=(), best_mode="max")
 checkpoints.save(1, {"w": jnp.ones(3)}, {"n": 1}, {})
 checkpoints.wait()
 state = {"w": jax.random.normal(jax.random.key(0), (2**24,))}

@@ -106,7 +106,7 @@ def test_a_chunk_shape_that_comes_late_is_said(make, tmp_path, monkeypatch):
     module = importlib.import_module("rm_jax.train")
     whole = rm_jax.config.validate(config)
     built = module.build(whole, None, LOSSES, REGULARIZERS, lambda line: None)
-    loader = built.loaders["train"]
+    loader = built.training
     both = [{s.length for s in loader.batch_at(step).shapes} for step in range(40)]
     short = next(i for i, s in enumerate(both) if s == {96})
     long = next(i for i, s in enumerate(both) if s == {128})

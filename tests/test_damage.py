@@ -146,7 +146,7 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     done = synced(monkeypatch)
     with CheckpointWriter(
-        str(tmp_path), keep_last=1, keep_best=0, best_metric=None, best_mode="max"
+        str(tmp_path), keep_last=1, keep_best=0, best_metrics=(), best_mode="max"
     ) as checkpoints:
         checkpoints.save(1, {"w": jnp.ones(3)}, {}, {})
     before = done[: done.index(f"-> {tmp_path}/1")]

@@ -35,7 +35,7 @@ def straight(make, tmp_path_factory):
 def test_every_example_of_every_step_is_there_with_its_loss(straight, make):
     config = rm_jax.config.validate(make(**NO_EVAL, **ON))
     built = build(config, None, LOSSES, REGULARIZERS, lambda line: None)
-    loader = built.loaders["train"]
+    loader = built.training
     want = {
         (step + 1, loader.data.id(item.example))
         for step in range(8)
@@ -107,7 +107,7 @@ def test_off_there_is_nothing_and_the_run_is_the_same(straight, make, tmp_path):
 def test_off_the_gradient_program_returns_its_sums_only(make):
     config = rm_jax.config.validate(make(**NO_EVAL))
     built = build(config, None, LOSSES, REGULARIZERS, lambda line: None)
-    batch = built.loaders["train"].batch_at(0)
+    batch = built.training.batch_at(0)
     total = jax.eval_shape(built.step.zeros, built.shapes)
     given = (built.shapes, total, *batch.chunks[0], 0, np.float32(1), None)
     got, each = jax.eval_shape(built.step.gradient, *given)

@@ -164,7 +164,7 @@ def test_one_batch_has_the_examples_of_the_first(make):
     def examples(step, **knobs):
         config = rm_jax.config.validate(make(**knobs))
         built = build(config, None, LOSSES, REGULARIZERS, lambda line: None)
-        return sorted(item.example for item in built.loaders["train"].items_at(step))
+        return sorted(item.example for item in built.training.loaders[0].items_at(step))
 
     first = examples(0)
     assert examples(7) != first

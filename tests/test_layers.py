@@ -12,9 +12,9 @@ import pytest
 LAYERS = (
     ("types", "jsontext", "objects", "schemas", "seal", "hyper"),
     ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
-    ("cluster", "compiles", "lines", "masks", "members", "shares", "sinks"),
-    ("config", "manifest", "writer", "goodput", "arguments"),
-    ("data", "models", "losses", "optim", "profiler"),
+    ("cluster", "compiles", "lines", "masks", "shares", "sinks"),
+    ("config", "manifest", "writer", "goodput", "arguments", "members"),
+    ("data", "models", "losses", "optim", "profiler", "ensemble", "together"),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
     ("step", "doubt", "checkpoint", "report", "rundir", "provenance", "laplace"),
     ("build", "repeat", "steplog"),

@@ -42,7 +42,7 @@ OPTIM = {
 
 
 def sizes(*values):
-    return dict(zip(AXES, values, strict=True))
+    return dict(zip(AXES, (1, *values), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def programs(values, name="sgd"):
     abstract, shardings = plan(new, mesh)
     step = make_step(
         apply, objective, optimizer, mesh, shardings,
-        dropout_seed=0, ema_decay=0.5, spike_sigma=0.0,
+        ema_decay=0.5, spike_sigma=0.0,
     )  # fmt: skip
     return mesh, abstract, shardings, step, new
 
@@ -150,7 +150,8 @@ def _train(values, data, params):
     fresh = zero.replace(
         params=params,
         ema=params,
-        hparams=jax.tree.map(np.asarray, {"optim": HPARAMS[0], "loss": HPARAMS[1]}),
+        hparams=zero.hparams
+        | jax.tree.map(np.asarray, {"optim": HPARAMS[0], "loss": HPARAMS[1]}),
     )
     state = jax.device_put(fresh, shardings)
     loader = Loader(data, pack.shapes((32,), 32 * 8, 8), 16, of_one(len(data), 2))

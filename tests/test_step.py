@@ -88,13 +88,15 @@ def start(
 ):
     loss = {"name": "bradley_terry"} | (loss or {})
     objective = losses.choose(loss, known, regularizers)
-    mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    mesh = sharding.make_mesh(
+        {"member": 1, "data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]
+    )
     optimizer = make_optimizer(params(), n_pattern=pattern, **(SGD | optim))
     new = lambda: new_state(params(), optimizer, objective.hparams, ema > 0, window)
     _, shardings = plan(new, mesh)
     step = make_step(
         apply, objective, optimizer, mesh, shardings,
-        dropout_seed=0, ema_decay=ema, spike_sigma=sigma, sources=sources,
+        ema_decay=ema, spike_sigma=sigma, sources=sources,
     )  # fmt: skip
     return Run(step, create(new, shardings), mesh)
 
@@ -481,10 +483,10 @@ def test_programs_are_compiled_once_a_shape(data):
     assert run.step.compiled() == 2 + 2  # a gradient a shape; zeros and update
 
 
-def keyed(params, batch, examples, responses, key):
+def keyed(params, batch, examples, responses, keys):
     # As example_terms makes the loss's key of its own: equal if both got the same.
-    noise = jax.random.uniform(jax.random.split(key)[1], (examples, responses))
-    out = toy(params, batch, examples, responses, key)
+    noise = jax.random.uniform(jax.random.split(keys[1])[1], (examples, responses))
+    out = toy(params, batch, examples, responses, keys)
     return out._replace(scores=out.scores + noise)
 
 

@@ -94,7 +94,7 @@ def test_a_log_that_was_lost_is_said(straight, make, tmp_path):
     shutil.copytree(straight, workdir)
     size = (workdir / "metrics.jsonl").stat().st_size
     manifest = Checkpoints(f"{workdir}/checkpoints").manifest(8)
-    assert manifest.meta["metrics_bytes"] == size
+    assert manifest.meta["metrics_bytes"] == [size]
     (workdir / "metrics.jsonl").unlink()
     _, said = train(make(), workdir)
     assert f"WARNING {workdir}/metrics.jsonl has 0 bytes up to step 8" in said
@@ -204,7 +204,7 @@ def example_of_step(config, tmp_path, step):
     built = train_module.build(
         rm_jax.config.validate(config), None, LOSSES, REGULARIZERS, lambda line: None
     )
-    loader = built.loaders["train"]
+    loader = built.training.loaders[0]
     steps = [{item.example for item in loader.items_at(s)} for s in range(step + 1)]
     return next(iter(steps[step] - set().union(*steps[:step])))
 
@@ -244,7 +244,8 @@ def begin(config, workdir):
     config, events = rm_jax.config.validate(config), []
     built = train_module.build(config, None, LOSSES, REGULARIZERS, lambda line: None)
     own = Checkpoints(str(workdir / "checkpoints"))
-    start = train_module.where_to_start(config, built, own, events.append)
+    where = [str(workdir)]
+    start = train_module.where_to_start(config, built, where, own, events.append)
     return built, start, events
 
 

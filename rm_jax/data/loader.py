@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from rm_jax.data import chunk_arrays, pack
 from rm_jax.data.cache import TokenSet
@@ -24,7 +25,7 @@ class StepBatch(NamedTuple):
     Attributes:
       chunks: arrays of each chunk: this host's rows, everybody's labels.
       shapes: shape of each chunk, in the same order.
-      weight: sum of the examples' weights over all chunks.
+      weight: sum of the examples' weights over all chunks; [m] with members.
       examples: prompts in the step.
       pairs: pairs of responses to one prompt, K (K - 1) / 2 an example.
       tokens: tokens that are not padding.
@@ -33,7 +34,7 @@ class StepBatch(NamedTuple):
 
     chunks: tuple[tuple[PackedBatch, Labels], ...]
     shapes: tuple[pack.Shape, ...]
-    weight: float
+    weight: float | Float[np.ndarray, "m"]
     examples: int
     pairs: int
     tokens: int
@@ -139,36 +140,39 @@ class Loader:
             size=sum(c.shape.rows * c.shape.length for c in chunks),
         )
 
-    def prefetch(self, start: int, stop: int, ahead: int) -> Iterator[StepBatch]:
-        """Batches of steps start ... stop - 1, made by a thread `ahead` steps early."""
-        ready: queue.Queue = queue.Queue(maxsize=ahead)
-        closed = threading.Event()
 
-        def put(value) -> bool:
-            while not closed.is_set():
-                try:
-                    ready.put(value, timeout=0.1)
-                    return True
-                except queue.Full:
-                    continue
-            return False
+def prefetch(
+    batch_at: Callable[[int], StepBatch], start: int, stop: int, ahead: int
+) -> Iterator[StepBatch]:
+    """Batches of steps start ... stop - 1, made by a thread `ahead` steps early."""
+    ready: queue.Queue = queue.Queue(maxsize=ahead)
+    closed = threading.Event()
 
-        def work() -> None:
+    def put(value) -> bool:
+        while not closed.is_set():
             try:
-                for step in range(start, stop):
-                    if not put(self.batch_at(step)):
-                        return
-            except BaseException as error:  # handed to the consumer, raised there
-                put(error)
+                ready.put(value, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
 
-        thread = threading.Thread(target=work, daemon=True, name="rm_jax-loader")
-        thread.start()
+    def work() -> None:
         try:
-            for _ in range(start, stop):
-                value = ready.get()
-                if isinstance(value, BaseException):
-                    raise value
-                yield value
-        finally:
-            closed.set()
-            thread.join()
+            for step in range(start, stop):
+                if not put(batch_at(step)):
+                    return
+        except BaseException as error:  # handed to the consumer, raised there
+            put(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="rm_jax-loader")
+    thread.start()
+    try:
+        for _ in range(start, stop):
+            value = ready.get()
+            if isinstance(value, BaseException):
+                raise value
+            yield value
+    finally:
+        closed.set()
+        thread.join()

@@ -67,6 +67,7 @@ __all__ = [
     "choose",
     "example_terms",
     "global_terms",
+    "parameter_terms",
     "sums",
 ]
 
@@ -333,25 +334,37 @@ def sums(
 def global_terms(
     objective: Objective,
     totals: Mapping[str, Any],
-    params: Any,
     hparams: Mapping[str, Any],
 ) -> dict[str, Float[Array, ""]]:
-    """Each regulariser that is one number a step, times its weight.
+    """Each regulariser that is a function of sums over the step, times its weight.
 
     Args:
       objective: of `choose`.
       totals: `sums` added up over all chunks and hosts.
+      hparams: like objective.hparams.
+    """
+    return {
+        name: hparams[name].weight * reg.value(totals[name], hparams[name])
+        for name, reg in objective.regularizers.items()
+        if reg.value is not None
+    }
+
+
+def parameter_terms(
+    objective: Objective, params: Any, hparams: Mapping[str, Any]
+) -> dict[str, Float[Array, ""]]:
+    """Each regulariser that is a function of parameters, times its weight.
+
+    Args:
+      objective: of `choose`.
       params: parameters of the model.
       hparams: like objective.hparams.
     """
-    terms = {}
-    for name, reg in objective.regularizers.items():
-        h = hparams[name]
-        if reg.value is not None:
-            terms[name] = h.weight * reg.value(totals[name], h)
-        elif reg.params is not None:
-            terms[name] = h.weight * reg.params(params, h)
-    return terms
+    return {
+        name: hparams[name].weight * reg.params(params, hparams[name])
+        for name, reg in objective.regularizers.items()
+        if reg.params is not None
+    }
 
 
 def _find(kind: str, name: str, table: Mapping[str, Any]) -> Any:

@@ -67,8 +67,9 @@ def functions(
       token_logp: whether a training pass also returns log p of the responses.
 
     Returns:
-      init(key) -> params, and apply(params, batch, examples, responses, key or None) ->
-      RewardOutput, where a key means training (dropout on).
+      init(key) -> params, and apply(params, batch, examples, responses, keys) ->
+      RewardOutput, where keys are None, or in training (dropout on) a pair, one for the
+      trunk and one for the head.
     """
     model = RewardModel(arch)
 
@@ -79,8 +80,8 @@ def functions(
         )
         return model.init(key, empty, 1, 1)["params"]
 
-    def apply(params, batch, examples, responses, key):
-        train = key is not None
+    def apply(params, batch, examples, responses, keys):
+        train = keys is not None
         return model.apply(
             {"params": params},
             batch,
@@ -88,7 +89,7 @@ def functions(
             responses,
             train=train,
             token_logp=token_logp and train,
-            rngs={"dropout": key} if train else None,
+            rngs=dict(zip(("dropout", "head"), keys, strict=True)) if train else None,
         )
 
     return init, apply

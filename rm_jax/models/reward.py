@@ -58,7 +58,7 @@ class RewardModel(Trunk):
             response = pool(hidden, batch, a.pooling)
         lengths = jnp.sum(same_response(batch), axis=-1)
         params = self.param("head", head.init, a)
-        key = self.make_rng("dropout") if train else None
+        key = self.make_rng("head") if train else None
         slots = head.apply(params, heads.Pooled(response, prompt, lengths), a, key)
         outputs = {n: scatter(v, batch, examples, responses) for n, v in slots.items()}
         if head.combine is not None:

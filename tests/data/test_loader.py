@@ -9,7 +9,7 @@ import pytest
 
 from rm_jax import sharding
 from rm_jax.data import pack
-from rm_jax.data.loader import Loader
+from rm_jax.data.loader import Loader, prefetch
 from rm_jax.data.order import of_one
 
 SHAPES = pack.shapes((16, 32), 128, 4)
@@ -130,7 +130,7 @@ def test_labels_follow_the_order(toy_set):
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_prefetch_gives_the_same_batches(data, ahead):
     loader = Loader(data, SHAPES, 4)
-    found = list(loader.prefetch(2, 9, ahead))
+    found = list(prefetch(loader.batch_at, 2, 9, ahead))
     assert len(found) == 7
     for step, batch in enumerate(found, start=2):
         assert_equal(batch, loader.batch_at(step))
@@ -156,7 +156,7 @@ def test_prefetch_raises_what_its_thread_met(data, monkeypatch):
         return real(step)
 
     monkeypatch.setattr(loader, "batch_at", broken)
-    batches = loader.prefetch(0, 9, 2)
+    batches = prefetch(loader.batch_at, 0, 9, 2)
     for step in range(3):
         assert_equal(next(batches), real(step))
     made = threads()
@@ -167,7 +167,7 @@ def test_prefetch_raises_what_its_thread_met(data, monkeypatch):
 
 def test_prefetch_ends_its_thread_when_closed(data):
     before = threads()
-    batches = Loader(data, SHAPES, 4).prefetch(0, 10**9, 2)
+    batches = prefetch(Loader(data, SHAPES, 4).batch_at, 0, 10**9, 2)
     next(batches)
     made = [t for t in threads() if t not in before]
     assert len(made) == 1 and made[0].daemon
@@ -178,7 +178,7 @@ def test_prefetch_ends_its_thread_when_closed(data):
 
 
 def test_prefetch_of_nothing(data):
-    assert list(Loader(data, SHAPES, 4).prefetch(5, 5, 2)) == []
+    assert list(prefetch(Loader(data, SHAPES, 4).batch_at, 5, 5, 2)) == []
 
 
 def test_hosts_hold_all_rows_once_and_all_labels(data):
@@ -196,7 +196,7 @@ def test_hosts_hold_all_rows_once_and_all_labels(data):
 
 def test_local_rows_of_one_process_are_all_rows():
     for sizes in ((8, 1, 1), (2, 4, 1), (1, 2, 4)):
-        mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)))
+        mesh = sharding.make_mesh(dict(zip(sharding.AXES, (1, *sizes), strict=True)))
         assert sharding.local_rows(mesh, 16) == slice(0, 16)
 
 
@@ -211,7 +211,7 @@ def test_local_rows_of_a_process_are_those_of_its_devices(monkeypatch, held, wan
         "addressable_devices_indices_map",
         lambda self, shape: indices,
     )
-    mesh = sharding.make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1) | {"data": 8})
     assert sharding.local_rows(mesh, 8) == want
     indices[9] = (slice(0, 1),)
     with pytest.raises(ValueError, match="are not contiguous"):

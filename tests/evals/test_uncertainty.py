@@ -75,9 +75,9 @@ def test_members_are_compared_two_by_two(make_members):
 
 
 def test_equal_scores_are_neither_right_nor_wrong_for_auroc(make_table):
-    # Wrong with std 1, right with std 0, equal with std 2.
+    # Wrong with std 2, right with std 1, equal with std 0.
     half = np.array([[-2.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
-    away = np.array([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
+    away = np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     table = make_table(half, [[0, 1]] * 3, members=np.stack([half - away, half + away]))
     assert figures(table)["uncertainty/auroc"] == 1
 

@@ -64,7 +64,7 @@ def small_checkpoint(folder: str) -> None:
         "n": jnp.int32(7),
     }
     with CheckpointWriter(
-        folder, keep_last=1, keep_best=0, best_metric=None, best_mode="max"
+        folder, keep_last=1, keep_best=0, best_metrics=(), best_mode="max"
     ) as checkpoints:
         checkpoints.save(1, state, {"meta": 1}, {"accuracy": 0.5})
 

@@ -36,7 +36,7 @@ def whole(name, chunks, **knobs):
     objective = choose(config)
     totals = [sums(objective, o, labels, objective.hparams) for o, labels in chunks]
     totals = jax.tree.map(lambda *x: sum(x), *totals)
-    return float(global_terms(objective, totals, {}, objective.hparams)[name])
+    return float(global_terms(objective, totals, objective.hparams)[name])
 
 
 def batch(seed=0, e=12, k=3):

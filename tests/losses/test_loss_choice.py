@@ -207,7 +207,8 @@ def test_terms_are_weighted_and_named():
     np.testing.assert_allclose(terms["center"], [4.5, 4.5])
     totals = losses.sums(objective, out, labels, h)
     assert list(totals) == ["length_correlation"]
-    terms = losses.global_terms(objective, totals, {"w": jnp.asarray([1.0, 2.0])}, h)
+    terms = losses.global_terms(objective, totals, h)
+    terms |= losses.parameter_terms(objective, {"w": jnp.asarray([1.0, 2.0])}, h)
     rho = np.corrcoef([2, 1, 0, 3], [3, 5, 7, 9])[0, 1]
     np.testing.assert_allclose(terms["length_correlation"], 0.25 * abs(rho), rtol=1e-5)
     np.testing.assert_allclose(terms["norm"], 0.1 * 5, rtol=1e-6)

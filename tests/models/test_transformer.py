@@ -104,7 +104,9 @@ def first_chunk(data):
 def program(arch, token_logp=False):
     apply = functions(arch, token_logp)[1]
     return jax.jit(
-        lambda p, batch, e, k, key=None: apply(p, batch, e, k, key),
+        lambda p, batch, e, k, key=None: apply(
+            p, batch, e, k, None if key is None else (key, key)
+        ),
         static_argnums=(2, 3),
     )
 
