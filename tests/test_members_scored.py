@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tiny import NO_EVAL, WORLD, train
-from variants import changed, stack, vary
+from variants import changed, stack, together, vary
 
 import rm_jax as package
 from rm_jax.data.schema import record_from_dict, record_to_dict
@@ -68,6 +68,15 @@ def test_a_shared_trunk_is_the_first_ones(runs, valid, tmp_path):
     alone = package.load(str(runs[0])).score_records(records(valid))
     np.testing.assert_allclose(got[0], alone, rtol=1e-4, atol=1e-5)
     assert spread(got) > 1e-3
+
+
+def test_a_run_that_trained_with_others_is_its_own_part(runs, valid, tmp_path):
+    for path, run in zip(together(runs, tmp_path), runs, strict=True):
+        model = package.load(str(path))
+        want = package.load(str(run)).score_records(records(valid))
+        got = model.score_records(records(valid))
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+        assert model.members is None
 
 
 @pytest.mark.parametrize("text", REDUCERS)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from rm_jax import config as config_module
-from rm_jax import members, rundir
+from rm_jax import members, rundir, schemas, store
 from rm_jax.checkpoint import Checkpoints, CheckpointWriter
 
 
@@ -27,6 +27,19 @@ def stack(runs, share, to):
     """A run whose members are the runs; what they share is the first one's."""
     found = members.stack([_params(run) for run in runs], share)
     return _copy(runs[0], to, found, {"count": len(runs), "share": share})
+
+
+def together(runs, folder):
+    """Copies whose checkpoints are one, as of runs that were trained in one program."""
+    found = members.stack([_params(run) for run in runs], "none")
+    _copy(runs[0], folder / ".together/x", found, {})
+    for i, run in enumerate(runs):
+        to = folder / run.name
+        shutil.copytree(run, to, ignore=shutil.ignore_patterns("checkpoints"))
+        value = {"folder": ".together/x", "member": i, "runs": [r.name for r in runs]}
+        path = str(to / "member.json")
+        store.write_sealed(path, schemas.stamped("member.json", value))
+        yield to
 
 
 def changed(run, to, change):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rm_jax import config as config_module
-from rm_jax import losses, models, sharding, store
+from rm_jax import losses, models, sharding, store, together
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.data import cache, pack
 from rm_jax.data.contract import Contract, Encoder
@@ -28,7 +28,7 @@ from rm_jax.evals import reducers
 from rm_jax.evals.score import score_table
 from rm_jax.evals.table import ScoreTable
 from rm_jax.manifest import DamagedCheckpoint
-from rm_jax.members import Members
+from rm_jax.members import Members, take
 from rm_jax.models import arch as arch_module
 from rm_jax.step import make_score
 from rm_jax.types import Labels, PackedBatch
@@ -75,14 +75,17 @@ class Scorer:
         choice = reducers.parse(reducer or self.config.members.reducer)
         self.reducer = str(choice)
         part = "ema" if self.config.train.ema else "params"
-        checkpoints = Checkpoints(store.join(run, "checkpoints"))
+        at = together.place(run)
+        checkpoints = Checkpoints(at.folder)
         self._choice = " (last sound)" if step is None else ""
         if step == "best":
             self._choice = f" (best by {self.config.train.best_metric})"
-            step = _best_step(checkpoints, self.config.train)
-        self.params, meta, self.step = checkpoints.restore_part(
+            step = _best_step(checkpoints, at, self.config.train)
+        params, meta, self.step = checkpoints.restore_part(
             part, step=step, on_event=_warn
         )
+        alone = at.member is None  # else one of the runs that trained in one program
+        self.params = params if alone else take(params, "none", at.member)
         self.contract = Contract.from_json(meta["contract"])
         self.arch = arch_module.from_json(meta["arch"])
         self.tokenizer = load_tokenizer(store.join(run, "tokenizer"))
@@ -207,7 +210,7 @@ def centred(config: Any) -> bool:
     return bool(of_one or penalties) or config.loss.name == "ce_pointwise"
 
 
-def _best_step(checkpoints: Checkpoints, train: Any) -> int:
+def _best_step(checkpoints: Checkpoints, at: together.Place, train: Any) -> int:
     steps = checkpoints.steps()
     try:
         for step in steps:
@@ -219,7 +222,7 @@ def _best_step(checkpoints: Checkpoints, train: Any) -> int:
         raise ValueError(
             f'step "best": cannot compare them all: {error}: give one of {steps}'
         ) from error
-    best = checkpoints.best_step(train.best_metric, train.best_mode)
+    best = checkpoints.best_step(at.metric(train.best_metric), train.best_mode)
     if best is None:
         raise ValueError(
             f'step "best": no checkpoint in {checkpoints.directory} has the metric '
