@@ -319,7 +319,7 @@ def _write(
     ]
     store.write_sealed(at("lmc.json"), {"data": spec, **check.to_json()})
     with CheckpointWriter(
-        at("checkpoints"), keep_last=1, keep_best=0, best_metric=None, best_mode="min"
+        at("checkpoints"), keep_last=1, keep_best=0, best_metrics=(), best_mode="min"
     ) as checkpoints:
         meta = {
             "contract": first.contract.to_json(),

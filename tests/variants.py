@@ -61,7 +61,7 @@ def _copy(run, to, params, of_members):
     meta = there.manifest(there.latest()).meta | {"members": of_members or None}
     params = jax.tree.map(jax.numpy.asarray, params)
     with CheckpointWriter(
-        f"{to}/checkpoints", keep_last=1, keep_best=0, best_metric=None, best_mode="min"
+        f"{to}/checkpoints", keep_last=1, keep_best=0, best_metrics=(), best_mode="min"
     ) as writer:
         writer.save(there.latest(), {"params": params, "ema": params}, meta, {})
     return to
