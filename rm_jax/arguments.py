@@ -33,18 +33,27 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=path, required=True, help="a run directory"
     )
+    add_step(parser)
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """--step: of a checkpoint."""
     parser.add_argument(
         "--step", type=_step, help="of the checkpoint, or best; default the last"
     )
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """--data and --columns: a data source."""
+def add_data(
+    parser: argparse.ArgumentParser, otherwise: str = "", required: bool = True
+) -> None:
+    """--data and --columns: a data source, and what is taken without one."""
+    spec = "SPEC: format:path-or-hub-id[@revision][#split]"
     parser.add_argument(
         "--data",
         type=_spec,
-        required=True,
-        help="SPEC: format:path-or-hub-id[@revision][#split]",
+        required=required,
+        default="",
+        help=f"{spec}; {otherwise}" if otherwise else spec,
     )
     parser.add_argument(
         "--columns", default="", help='field -> column, e.g. {"prompt": "question"}'

@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "name",
     "data.cache_dir",
     "batch.prefetch",
+    "members.reducer",
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",

@@ -16,10 +16,20 @@ LAYERS = (
     ("config", "manifest", "writer", "goodput", "arguments", "members"),
     ("data", "models", "losses", "optim", "profiler", "ensemble", "together"),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
-    ("step", "stepscores", "checkpoint", "report", "rundir", "provenance"),
+    (
+        "step",
+        "stepscores",
+        "doubt",
+        "checkpoint",
+        "report",
+        "rundir",
+        "provenance",
+        "laplace",
+    ),
     ("build", "repeat", "steplog"),
     ("start", "evaluation"),
     ("train", "serve"),
+    ("averaging",),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
