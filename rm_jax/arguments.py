@@ -51,6 +51,82 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """--root: of a sweep."""
+    parser.add_argument("--root", type=path, required=True, help="of a sweep")
+
+
+def add_suite(parser: argparse.ArgumentParser) -> None:
+    """--data and --name, or --suite; --columns and --limit: benchmarks."""
+    one = parser.add_mutually_exclusive_group(required=True)
+    spec = "SPEC: format:path-or-hub-id[@revision][#split]"
+    one.add_argument("--data", type=_spec, help=spec)
+    one.add_argument(
+        "--suite", type=path, help='FILE.json of several, {"NAME": "SPEC"}'
+    )
+    parser.add_argument("--name", default="", help="that figures of --data will have")
+    parser.add_argument(
+        "--columns", default="", help='field -> column, e.g. {"prompt": "question"}'
+    )
+    parser.add_argument(
+        "--limit", type=count, default=0, help="first N records; 0 is all"
+    )
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """What a report of a sweep shows."""
+    add = parser.add_argument
+    add("--show", default="", metavar="SET/METRIC", help="default test/accuracy")
+    add("--select", default="", metavar="SET/METRIC", help="choose by it: valid/nll")
+    add("--over", default="", metavar="KEYS", help="chosen; default all, step for when")
+    add("--baseline", default="", metavar="KEY=VALUE,...", help="default the first")
+    add("--format", choices=("text", "markdown", "latex"), default="text")
+
+
+def suite(args: argparse.Namespace) -> dict[str, str]:
+    """Name -> SPEC of the flags of `add_suite`.
+
+    Raises:
+      UsageError: --data without a name, or a file that is no such object.
+    """
+    if args.data:
+        if not args.name:
+            raise UsageError(
+                "--data: give the figures a --name, e.g. --name rewardbench"
+            )
+        return {args.name: args.data}
+    if args.name or args.columns:
+        raise UsageError(
+            "--suite has names of its own: --name, --columns go with --data"
+        )
+    try:
+        found = jsontext.read_object(
+            f"--suite {args.suite}", store.read_text(args.suite)
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not found or not all(isinstance(spec, str) for spec in found.values()):
+        raise UsageError(f'--suite {args.suite}: want {{"NAME": "SPEC", ...}}')
+    return {name: _spec(spec) for name, spec in found.items()}
+
+
+def names(text: str) -> list[str]:
+    """The parts of a list with commas, each once."""
+    return list(dict.fromkeys(filter(None, text.split(","))))
+
+
+def pairs(text: str) -> dict[str, str] | None:
+    """A map out of "a=1,b=2"; None of no text.
+
+    Raises:
+      UsageError: a part without "=".
+    """
+    parts = [part.partition("=") for part in names(text)]
+    if wrong := [key for key, equals, _ in parts if not equals or not key]:
+        raise UsageError(f"--baseline {text}: {wrong[0]!r}: want KEY=VALUE")
+    return {key: value for key, _, value in parts} or None
+
+
 def path(text: str) -> str:
     """A path; `~` is the home folder, where no shell has put it."""
     if not text:

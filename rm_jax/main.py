@@ -15,6 +15,8 @@ rm-jax: train, evaluate and look into reward models.
 
   rm-jax train   --config FILE[:ARG] --workdir DIR [--config.KEY=VALUE ...]
   rm-jax eval    --checkpoint RUN --data SPEC --out DIR
+  rm-jax eval    --root ROOT --data SPEC --name NAME
+  rm-jax report  --root ROOT
   rm-jax score   --checkpoint RUN --input X.jsonl --output Y.jsonl
   rm-jax inspect RUN --step N
   rm-jax diff    RUN_A RUN_B
@@ -154,7 +156,12 @@ def _train(words: list[str]) -> int:
 
 
 def _eval(words: list[str]) -> None:
+    if any(word == "--root" or word.startswith("--root=") for word in words):
+        return _eval_root(words)
     parser = arguments.parser("eval", "Evaluate a trained model on a data set.")
+    parser.epilog = (
+        "With --root, of every unit of a sweep: rm-jax eval --root R --help."
+    )
     arguments.add_checkpoint(parser)
     arguments.add_data(parser)
     parser.add_argument(
@@ -178,6 +185,33 @@ def _eval(words: list[str]) -> None:
         arguments.columns(args),
         args.limit,
     )
+
+
+def _eval_root(words: list[str]) -> None:
+    parser = arguments.parser("eval", "Add a benchmark to every unit of a sweep.")
+    arguments.add_root(parser)
+    arguments.add_suite(parser)
+    args = parser.parse_args(words)
+    suite, columns = arguments.suite(args), arguments.columns(args)
+    from rm_jax.serve.benchmark import evaluate_root
+
+    evaluate_root(args.root, suite, columns, args.limit)
+
+
+def _report(words: list[str]) -> None:
+    parser = arguments.parser("report", "Show what a sweep has found so far.")
+    arguments.add_root(parser)
+    arguments.add_report(parser)
+    args = parser.parse_args(words)
+    over, baseline = arguments.names(args.over), arguments.pairs(args.baseline)
+    from rm_jax.report import root, sweep, sweep_html
+
+    known = sweep.look(
+        args.root, show=args.show, select=args.select, over=over, baseline=baseline
+    )
+    print("\n".join(sweep.text_lines(known, args.format)))
+    print(f"table: {root.write_parquet(known.root)}", file=sys.stderr)
+    print(f"report: {sweep_html.write_page(known)}", file=sys.stderr)
 
 
 def _score(words: list[str]) -> None:
@@ -321,6 +355,7 @@ def _presets(words: list[str]) -> None:
 VERBS: dict[str, Callable[[list[str]], Any]] = {
     "train": _train,
     "eval": _eval,
+    "report": _report,
     "score": _score,
     "inspect": _inspect,
     "diff": _diff,

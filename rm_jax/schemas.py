@@ -25,6 +25,9 @@ VERSIONS = {
     "predictions": 1,  # columns of predictions/*.parquet
     "sinks.json": 1,
     "example_losses": 1,  # columns of example_losses/*.parquet
+    "sweep.json": 1,  # of the root of a sweep, as are the next two
+    "verdicts.json": 1,
+    "table": 1,  # columns of table.parquet
     "metrics.jsonl": 1,
     "timing.jsonl": 1,
     "events.jsonl": 1,

@@ -58,7 +58,8 @@ def write_report(
     """
     run = runs.load_run(run_dir)
     out = str(out or store.join(run_dir, "report.html"))
-    store.write_text(out, _render(_context(run, now or datetime.datetime.now())))
+    context = _context(run, now or datetime.datetime.now())
+    store.write_text(out, render("report.html.j2", context))
     return out
 
 
@@ -69,7 +70,8 @@ def visible(text: str | None) -> str:
     )
 
 
-def _render(context: Mapping[str, Any]) -> str:
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A page of a template beside this file; every text in it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
         autoescape=True,  # the texts of a data set are somebody's input
@@ -78,7 +80,8 @@ def _render(context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["visible"] = visible
-    return environment.get_template("report.html.j2").render(context)
+    environment.globals["colors"] = plots.COLORS
+    return environment.get_template(template).render(context)
 
 
 def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
@@ -109,7 +112,6 @@ def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
             "Scoring contract": tables.flatten(run.contract),
             "Architecture": tables.flatten(run.arch),
         },
-        "colors": plots.COLORS,
     }
 
 

@@ -89,20 +89,20 @@ def load_run(path: str) -> Run:
     folder = store.join(path, "predictions")
     files = store.listdir(folder) if store.exists(folder) else []
     ending = ".parquet"
-    evals = _unquote(_json(path, "evals.json"))
+    evals = unquote(read_json(path, "evals.json"))
     if evals and "sets" not in evals:
         raise ValueError(f"{path}/evals.json has no 'sets'; it has {sorted(evals)}")
-    info = _json(path, "run.json")
+    info = read_json(path, "run.json")
     schemas.check_lines(info, path)
     return Run(
         path=path,
-        config=_json(path, "config.json"),
-        contract=_json(path, "contract.json"),
-        arch=_json(path, "arch.json"),
+        config=read_json(path, "config.json"),
+        contract=read_json(path, "contract.json"),
+        arch=read_json(path, "arch.json"),
         info=info,
-        metrics=tuple(map(_unquote, _lines(path, "metrics.jsonl"))),
-        timing=tuple(map(_unquote, _lines(path, "timing.jsonl"))),
-        events=tuple(_lines(path, "events.jsonl")),
+        metrics=tuple(map(unquote, read_lines(path, "metrics.jsonl"))),
+        timing=tuple(map(unquote, read_lines(path, "timing.jsonl"))),
+        events=tuple(read_lines(path, "events.jsonl")),
         evals=evals.get("sets", {}),
         eval_step=evals.get("step"),
         prediction_names=tuple(
@@ -201,14 +201,20 @@ def _ranks(table: pa.Table) -> Int[np.ndarray, "n"]:
     return rank
 
 
-def _json(path: str, name: str) -> Mapping[str, Any]:
+def read_json(path: str, name: str) -> Mapping[str, Any]:
+    """A JSON file of a run, {} where there is none."""
     file = store.join(path, name)
     if not store.exists(file):
         return {}
     return schemas.checked(name, store.read_json(file), file)
 
 
-def _lines(path: str, name: str) -> list[dict[str, Any]]:
+def read_lines(path: str, name: str) -> list[dict[str, Any]]:
+    """Lines of a file of a run, none where there is no file; a torn last one is not.
+
+    Raises:
+      ValueError: a line that is no object with a step; names it.
+    """
     file = store.join(path, name)
     text = store.read_text(file) if store.exists(file) else ""
     out = []
@@ -223,10 +229,10 @@ def _lines(path: str, name: str) -> list[dict[str, Any]]:
     return out
 
 
-def _unquote(value: Any) -> Any:
+def unquote(value: Any) -> Any:
     """The writer's "NaN", "Infinity" and "-Infinity" as the floats they stand for."""
     if isinstance(value, Mapping):
-        return {k: _unquote(v) for k, v in value.items()}
+        return {k: unquote(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_unquote(v) for v in value]
+        return [unquote(v) for v in value]
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else value

@@ -1,0 +1,253 @@
+"""The conditions of a sweep over their seeds: levels, differences, and a fair choice.
+
+>>> direction("valid/nll"), direction("test/accuracy")
+(-1, 1)
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rm_jax.report import compare
+from rm_jax.report.compare import Difference
+from rm_jax.report.root import Root
+
+Keys = dict[str, Any]
+
+# Last part of a metric's name -> whether more of it is better.
+BETTER = {
+    "accuracy": 1,
+    "best_of_k": 1,
+    "gold_accuracy": 1,
+    "kendall_tau": 1,
+    "length_balanced_accuracy": 1,
+    "length_matched_accuracy": 1,
+    "brier": -1,
+    "ece": -1,
+    "mce": -1,
+    "nll": -1,
+}
+VALIDATION = ("valid", "validation", "val", "dev")  # sets that may be selected on
+
+
+class Row(NamedTuple):
+    """One condition in one metric.
+
+    Attributes:
+      label: what tells it from the others.
+      keys: key -> value.
+      level: its mean over the seeds.
+      baseline: the condition that it is compared with, perhaps itself; None without.
+      difference: from another one, None otherwise.
+      p: of the difference, made larger for the number of conditions (Holm).
+    """
+
+    label: str
+    keys: Keys
+    level: Difference
+    baseline: Keys | None
+    difference: Difference | None
+    p: float
+
+
+class Choice(NamedTuple):
+    """What was selected in a group of conditions, and what it shows.
+
+    Attributes:
+      label: of the group.
+      chosen: key -> value, of the keys that were selected over.
+      among: conditions that it was chosen from.
+      selected: the metric that selected.
+      shown: the metric to be shown.
+    """
+
+    label: str
+    chosen: Keys
+    among: int
+    selected: Difference
+    shown: Difference
+
+
+def direction(metric: str) -> int:
+    """1 where more of the metric is better, -1 where less is.
+
+    Raises:
+      ValueError: it is not known; lists those that are.
+    """
+    name = metric.rpartition("/")[2]
+    if name not in BETTER:
+        raise ValueError(
+            f"{metric!r}: it is not known whether more of it is better; "
+            f"known: {sorted(BETTER)}"
+        )
+    return BETTER[name]
+
+
+def conditions(table: Any, keys: Sequence[str]) -> list[Keys]:
+    """The different values of these columns, in the order of the table."""
+    rows = zip(*(map(compare.plain, table[key]) for key in keys), strict=True)
+    found = list(dict.fromkeys(rows)) if keys else [()] * bool(len(table))
+    return [dict(zip(keys, values, strict=True)) for values in found]
+
+
+def labels(found: Sequence[Keys]) -> list[str]:
+    """A short text of each condition: the keys that tell them apart, without sections.
+
+    >>> labels([{"loss.name": "bt", "noise": 0}, {"loss.name": "odin", "noise": 0}])
+    ['bt', 'odin']
+    """
+    keys = found[0] if found else ()
+    keys = [key for key in keys if len({str(one[key]) for one in found}) > 1]
+    keys.sort(key=lambda key: not key.endswith(".name"))
+    last = [key.rpartition(".")[2] for key in keys]
+    short = {
+        key: name if last.count(name) == 1 else key
+        for key, name in zip(keys, last, strict=True)
+    }
+    out = []
+    for one in found:
+        parts = [
+            str(one[key]) if name == "name" else f"{name}={one[key]}"
+            for key, name in short.items()
+            if one[key] is not None
+        ]
+        out.append(", ".join(parts) or "all units")
+    return out
+
+
+def find_baseline(found: Sequence[Keys], given: Keys, of: Keys) -> Keys | None:
+    """The condition that `of` is compared with: as `given`, and else like `of`.
+
+    A key that the baseline does not have may have any value in `of`: "bt" has no margin
+    and is the baseline of every margin. None where no condition, or more than one, is.
+    """
+    fits = [
+        one
+        for one in found
+        if all(one[key] == value for key, value in given.items())
+        and all(
+            one[key] is None or one[key] == of[key] for key in one if key not in given
+        )
+    ]
+    return fits[0] if len(fits) == 1 else None
+
+
+def compared(
+    table: Any, metric: str, over: Root, baseline: Keys | None = None
+) -> list[Row]:
+    """One row a condition that has finished units: its level and its difference.
+
+    Args:
+      table: of `root.figures`, of one world.
+      metric: a column of it.
+      over: the sweep.
+      baseline: some keys of the condition to compare with, by default all keys of the
+        first one. A condition's baseline has these, and its own of the others.
+
+    Raises:
+      ValueError: no such metric, key or baseline; lists those that are there.
+    """
+    check_metric(table, metric)
+    found = conditions(table, over.conditions)
+    given = found[0] if found and baseline is None else dict(baseline or {})
+    check_keys(given, over.conditions, "the baseline")
+    if found and not any(all(f[k] == v for k, v in given.items()) for f in found):
+        known = {key: list(dict.fromkeys(f[key] for f in found)) for key in given}
+        raise ValueError(f"no finished unit is the baseline {given}; there are {known}")
+    rows = []
+    for label, keys in zip(labels(found), found, strict=True):
+        own = compare.level(table, metric, keys, over.seeds)
+        base, difference = find_baseline(found, given, keys), None
+        if base is not None and base != keys:
+            difference = compare.difference(table, metric, base, keys, over.seeds)
+        rows.append(Row(label, keys, own, base, difference, math.nan))
+    adjusted = compare.holm(
+        [r.difference.p if r.difference else math.nan for r in rows]
+    )
+    return [row._replace(p=p) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def select(
+    table: Any, metric: str, show: str, over: Root, keys: Sequence[str]
+) -> list[Choice]:
+    """Chooses the best of each group by one metric, and shows another of it.
+
+    Args:
+      table: of one world; of `root.figures_by_step` to choose the step of each unit.
+      metric: a figure of a validation set.
+      show: the figure that the choice is reported by.
+      over: the sweep.
+      keys: that may be chosen, () for all keys; conditions that differ in other keys
+        are groups. The mean over the seeds decides. "step" is chosen in every unit on
+        its own, before the others.
+
+    Raises:
+      ValueError: a metric that nothing may be selected by, or an unknown key.
+    """
+    check_selection(metric)
+    for name in (metric, show):
+        check_metric(table, name)
+    check_keys(keys, (*over.conditions, "step"), "--over")
+    if "step" in keys:
+        table = _best_steps(table, metric)
+    keys = [key for key in keys or over.conditions if key != "step"]
+    groups = conditions(table, [key for key in over.conditions if key not in keys])
+    return [
+        Choice(label, *_choice(rows, metric, show, over.seeds, keys))
+        for group, label in zip(groups, labels(groups), strict=True)
+        for rows in [compare.rows_of(table, group)]
+    ]
+
+
+def check_selection(metric: str) -> None:
+    """Refuses to select on anything but a validation set.
+
+    Raises:
+      ValueError: says why.
+    """
+    name = metric.partition("/")[0]
+    if name.rstrip("0123456789_-") not in VALIDATION:
+        raise ValueError(
+            f"--select {metric}: {name!r} is a test set: what is chosen on it looks "
+            "better on it than it is. Select on a validation set, as valid/nll, and "
+            f"--show {metric} (validation sets are called {VALIDATION})"
+        )
+    direction(metric)
+
+
+def check_metric(table: Any, metric: str) -> None:
+    """Refuses a metric that no unit has; lists those that are there."""
+    known = sorted(c for c in table.columns if "/" in c)
+    if len(table) and metric not in known:
+        near = [m for m in known if m.rpartition("/")[2] in BETTER]
+        raise ValueError(f"no figure {metric!r}; known: {near or known}")
+
+
+def check_keys(keys: Sequence[str] | Keys, known: Sequence[str], what: str) -> None:
+    """Refuses a key that the sweep does not change."""
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"{what}: {key!r} is no key of the sweep; {list(known)}")
+
+
+def _choice(
+    rows: Any, metric: str, show: str, seeds: Sequence[str], keys: Sequence[str]
+) -> tuple[Keys, int, Difference, Difference]:
+    """The best of these conditions, their number, and its two levels."""
+    found = conditions(rows, keys)
+    levels = [compare.level(rows, metric, chosen, seeds) for chosen in found]
+    worth = [direction(metric) * level.mean for level in levels]
+    best = max(range(len(found)), key=lambda n: (not math.isnan(worth[n]), worth[n]))
+    chosen = found[best]
+    shown = compare.level(rows, show, chosen, seeds)
+    if "step" in rows:
+        steps = compare.rows_of(rows, chosen)["step"]
+        chosen = chosen | {"step": ", ".join(map(str, steps))}
+    return chosen, len(found), levels[best], shown
+
+
+def _best_steps(table: Any, metric: str) -> Any:
+    """The row of the best step of each unit; the earliest of equal ones."""
+    known = table[table[metric].notna()]
+    worth = known[metric] * direction(metric)
+    return known.loc[worth.groupby(known["unit"], sort=False).idxmax()]
