@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from rm_jax import cluster, objects, schemas, seal, store
+from rm_jax import objects, schemas, seal, store
 from rm_jax.config import ConfigError, flatten, load, parse_duration
 
 # What may change when a run is continued: how long it is, and what is only seen.
@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "train.compile_cache",
 )
 GROWS = "train.duration"
+OF_SWEEP = ("unit.json", "failed.json")  # what a sweep puts there, perhaps before us
 IN_RUN_JSON = ("contract_sha256", "data", "plugins", "sessions")  # what we read of it
 
 
@@ -54,7 +55,8 @@ def claim(workdir: str, config: Any) -> bool:
         found = store.listdir(workdir) if store.exists(workdir) else []
         _check_writable(workdir)
         # A run killed at its first file leaves that file under the name of a scratch.
-        if [name for name in found if not name.startswith(".config.json.")]:
+        mine = lambda name: name in OF_SWEEP or name.startswith(".config.json.")
+        if [name for name in found if not mine(name)]:
             raise ConfigError(
                 f"{workdir} is not empty and holds no run: choose another --workdir"
             )
@@ -112,6 +114,8 @@ def _check_writable(workdir: str) -> None:
     if not os.access(above, os.W_OK | os.X_OK) or not store.is_dir(above):
         why = f"{above} is no folder that can be written to"
     else:
+        from rm_jax import cluster  # jax: only for those who claim a directory
+
         why = _cannot_make(reversed(missing)) if cluster.first() else ""
     if why:
         raise ConfigError(f"--workdir {workdir}: {why}: choose another")
