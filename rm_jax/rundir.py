@@ -31,7 +31,8 @@ MAY_CHANGE = (
     "train.compile_cache",
 )
 GROWS = "train.duration"
-OF_SWEEP = ("unit.json", "failed.json")  # what a sweep puts there, perhaps before us
+# What may be there before a run: files of a sweep; a file whose writer was killed.
+BEFORE = (".config.json.", "unit.json", ".unit.json.", "failed.json", ".failed.json.")
 IN_RUN_JSON = ("contract_sha256", "data", "plugins", "sessions")  # what we read of it
 
 
@@ -54,9 +55,7 @@ def claim(workdir: str, config: Any) -> bool:
     if not store.exists(path):
         found = store.listdir(workdir) if store.exists(workdir) else []
         _check_writable(workdir)
-        # A run killed at its first file leaves that file under the name of a scratch.
-        mine = lambda name: name in OF_SWEEP or name.startswith(".config.json.")
-        if [name for name in found if not mine(name)]:
+        if [name for name in found if not name.startswith(BEFORE)]:
             raise ConfigError(
                 f"{workdir} is not empty and holds no run: choose another --workdir"
             )
