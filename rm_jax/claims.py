@@ -55,11 +55,11 @@ def _decide(rule: Rule, table: Any) -> tuple[Verdict, bool]:
 def _line(rule: verdicts.Rule) -> str:
     world = ", null world" if rule.null else ""
     expected = f"; the paper: {rule.expected}" if rule.expected else ""
-    return (
-        f"rule {rule.name}{world}: {rule.verdict}: {rule.estimate:+.4f} "
-        f"[{rule.low:+.4f}, {rule.high:+.4f}] ({rule.claim}; {rule.source}{expected}) "
-        f"{rule.text}".rstrip()
-    )
+    level = "no estimate" if math.isnan(rule.estimate) else f"{rule.estimate:+.4f}"
+    if not math.isnan(rule.low):
+        level += f", 95 %: {rule.low:+.4f} to {rule.high:+.4f}"
+    head = f"rule {rule.name}{world}: {rule.verdict}: {level}"
+    return f"{head} ({rule.claim}; {rule.source}{expected}) {rule.text}".rstrip()
 
 
 def smallest(experiment: Experiment, root: str) -> str:

@@ -21,7 +21,7 @@ from rm_jax.config import ConfigError
 from rm_jax.experiment import Experiment
 from rm_jax.plan import Plan
 from rm_jax.report import root as roots
-from rm_jax.workers import BACKENDS, Group, Local, log_file, tail
+from rm_jax.workers import BACKENDS, Group, Local, command, log_file, tail
 
 STARTS = 3  # of a group that fails; preemptions do not count
 PREEMPTED = (75, -signal.SIGTERM)  # exit codes; the second is of one still starting
@@ -97,9 +97,14 @@ def _lines(
 ) -> Iterator[str]:
     """What the sweep will do."""
     yield f"question: {experiment.question}"
-    for unit in planned.units:
-        done = "finished: " if units.finished(root, unit.name) else ""
-        yield f"{done}{unit}\n  {units.command(root, unit.name)}"
+    named = {unit.name: unit for unit in planned.units}
+    for group in planned.groups:
+        if len(group) > 1:
+            yield f"{len(group)} units in one program: {command(root, group)}"
+        for name in group:
+            done = "finished: " if units.finished(root, name) else ""
+            yield f"{done}{named[name]}"
+            yield f"  {units.command(root, name, alone=len(group) == 1)}"
     left = _unfinished(root, planned)
     null = sum(unit.null for unit in planned.units)
     yield (

@@ -119,10 +119,15 @@ def failure_file(root: str, name: str) -> str:
     return store.join(folder(root, name), "failed.json")
 
 
-def command(root: str, name: str) -> str:
-    """What trains a unit alone, for a shell."""
+def command(root: str, name: str, alone: bool = True) -> str:
+    """What trains a unit by itself, for a shell.
+
+    One of a group shares its checkpoints: it can be trained by itself only elsewhere,
+    in ROOT/alone/NAME.
+    """
+    workdir = folder(root, name) if alone else store.join(root, "alone", name)
     words = ["rm-jax", "train", "--config", config_file(root, name)]
-    return shlex.join([*words, "--workdir", folder(root, name)])
+    return shlex.join([*words, "--workdir", workdir])
 
 
 def finished(root: str, name: str) -> bool:

@@ -11,6 +11,7 @@ makes a thread a core, and two pools on the same cores slow each other down.
 import ctypes
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -58,10 +59,9 @@ class Local:
     def start(self, group: Group) -> None:
         """Starts a worker; what it says goes to the end of `log_file`."""
         slot = min(set(range(self.workers)) - self._running.keys())
-        words = [sys.executable, "-m", "rm_jax", "worker", "--root", self._root]
         with open(log_file(self._root, group), "ab") as log:
             process = subprocess.Popen(
-                [*words, "--units", ",".join(group)],
+                [sys.executable, "-m", "rm_jax", *_words(self._root, group)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -86,6 +86,15 @@ class Local:
 
 
 BACKENDS: dict[str, Callable[[str, int], Local]] = {"local": Local}
+
+
+def command(root: str, group: Group) -> str:
+    """What a worker of a group is started by, for a shell."""
+    return shlex.join(["rm-jax", *_words(root, group)])
+
+
+def _words(root: str, group: Group) -> list[str]:
+    return ["worker", "--root", root, "--units", ",".join(group)]
 
 
 def log_file(root: str, group: Group) -> str:
