@@ -40,6 +40,7 @@ def make(experiment: Experiment, root: str, separate: bool = False) -> Plan:
       ValueError: a root with other files, of another experiment, or with groups where
         none are wanted.
     """
+    _check_free(root)
     found = units.resolve(experiment)
     old = _groups(root, found)
     if separate and (large := [group for group in old if len(group) > 1]):
@@ -54,7 +55,6 @@ def make(experiment: Experiment, root: str, separate: bool = False) -> Plan:
 
 def write(experiment: Experiment, root: str, separate: bool = False) -> Plan:
     """`make`, written to the root; one sweep at a time, so that their groups agree."""
-    store.makedirs(root)
     _check_free(root)
     for name in (LOCKS, LOGS, "units"):
         store.makedirs(store.join(root, name))
@@ -98,7 +98,6 @@ def read(root: str) -> dict[str, Any]:
 def _groups(root: str, found: Sequence[units.Unit]) -> list[list[str]]:
     """The groups of a root; none of one that is new."""
     if not store.exists(store.join(root, FILE)):
-        _check_free(root)
         return []
     old = read(root)
     names = {unit.name for unit in found}
