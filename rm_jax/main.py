@@ -172,6 +172,7 @@ def _sweep(words: list[str]) -> int:
         workers=args.workers,
         separate=args.separate,
         dry_run=args.dry_run,
+        stream=sys.stdout,
     )
 
 

@@ -25,8 +25,9 @@ VERSIONS = {
     "predictions": 1,  # columns of predictions/*.parquet
     "sinks.json": 1,
     "example_losses": 1,  # columns of example_losses/*.parquet
-    "sweep.json": 1,  # of the root of a sweep, as are the next two
+    "sweep.json": 1,  # of the root of a sweep, as is the next
     "verdicts.json": 1,
+    "failed.json": 1,  # of a unit
     "table": 1,  # columns of table.parquet
     "metrics.jsonl": 1,
     "timing.jsonl": 1,

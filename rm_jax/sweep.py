@@ -136,8 +136,9 @@ class _Sweep:
         self._queue = deque(_unfinished(root, planned))
         self._failures: Counter[Group] = Counter()
         self._begun: dict[Group, float] = {}
-        self._start, self._left = time.monotonic(), sum(map(len, self._queue))
-        self._total = self._left
+        self._start, self._here = time.monotonic(), 0  # units finished since then
+        self._left = sum(map(len, self._queue))
+        self._before = len(self._units) - self._left  # whole groups
 
     def run(self) -> None:
         """Returns when every group is finished or has failed, or after a signal."""
@@ -198,6 +199,7 @@ class _Sweep:
         for name in lacking:
             self._say(f"FAILED {self._units[name]}: {why}")
             value = {"error": why, "log": log_file(self._root, group)}
+            value = schemas.stamped("failed.json", value)
             store.write_json(units.failure_file(self._root, name), value)
         return None
 
@@ -206,12 +208,13 @@ class _Sweep:
         for name in names:
             self._say(f"finished {self._units[name]}: {_accuracy(self._root, name)}")
         if names:
-            now, done = time.monotonic(), self._total - self._left
+            self._here += len(names)
+            now, done = time.monotonic(), self._before + self._here
             took = now - min(self._begun[g] for g in self._begun if names[0] in g)
-            left = (now - self._start) / done * self._left
+            left = (now - self._start) / self._here * self._left
             self._say(
-                f"{done}/{self._total} units; these {len(names)} in {took:.0f} s; "
-                f"{_span(left)} left"
+                f"{done}/{len(self._units)} units finished; these {len(names)} in "
+                f"{took:.0f} s; about {_span(left)} left"
             )
 
 

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import tiny_experiment
+from command import assert_one_line
 
 from rm_jax import (
     experiment,
@@ -143,8 +144,9 @@ def test_a_failing_unit_starts_three_times_and_the_others_go_on(run):
         why = store.read_json(units.failure_file(run.root, name))
         assert why["error"] == "exit code 1, start 5"
     assert "rule gain: undecided" in said
-    code, _, pool = run()
+    code, said, pool = run()
     assert code == 0 and pool.started == [bad]  # and what failed may start again
+    assert "6/6 units finished" in said
 
 
 def test_a_unit_that_ends_well_without_figures_failed(run):
@@ -314,3 +316,16 @@ def test_a_lock_is_waited_for(tmp_path):
 
     with locks.held(path, waiting):
         assert waited == [1]
+
+
+def test_the_command_line(rm_jax, run, tmp_path):
+    words = ["--experiment", f"{tiny_experiment.__file__}:{tmp_path}"]
+    code, out, err = rm_jax("sweep", *words, "--root", run.root, "--dry-run")
+    assert code == 0 and "6 units" in out and not err
+    code, out, err = rm_jax("sweep", *words, "--root", run.root, "--backend", "cloud")
+    assert_one_line(code, err, "--backend 'cloud'", "['local']")
+    code, out, err = rm_jax("worker", "--root", run.root, "--units", "a,b")
+    assert_one_line(code, err, "holds no sweep", "rm-jax sweep makes one")
+    both = ["--vectorised", "--separate"]
+    code, out, err = rm_jax("sweep", *words, "--root", run.root, *both)
+    assert_one_line(code, err, "not allowed with", "rm-jax sweep --help")
