@@ -6,7 +6,7 @@ import pathlib
 import signal
 
 import pytest
-import tiny_experiment
+import tinysweep
 from command import assert_one_line
 
 from rm_jax import (
@@ -85,7 +85,7 @@ def run(tmp_path, monkeypatch):
     def run(*codes, root=root, address="", **more):
         pool, stream = Pool(codes), io.StringIO()
         monkeypatch.setitem(BACKENDS, "local", pool)
-        address = address or f"{tiny_experiment.__file__}:{tmp_path}"
+        address = address or f"{tinysweep.__file__}:{tmp_path}"
         code = sweep(address, root, stream=stream, **more)
         return code, stream.getvalue(), pool
 
@@ -201,7 +201,7 @@ def edited(tmp_path):
     """The address of the tiny experiment with a text replaced."""
 
     def edited(old, new):
-        text = pathlib.Path(tiny_experiment.__file__).read_text()
+        text = pathlib.Path(tinysweep.__file__).read_text()
         assert old in text
         (tmp_path / "edited.py").write_text(text.replace(old, new))
         return f"{tmp_path}/edited.py:{tmp_path}"
@@ -319,7 +319,7 @@ def test_a_lock_is_waited_for(tmp_path):
 
 
 def test_the_command_line(rm_jax, run, tmp_path):
-    words = ["--experiment", f"{tiny_experiment.__file__}:{tmp_path}"]
+    words = ["--experiment", f"{tinysweep.__file__}:{tmp_path}"]
     code, out, err = rm_jax("sweep", *words, "--root", run.root, "--dry-run")
     assert code == 0 and "6 units" in out and not err
     code, out, err = rm_jax("sweep", *words, "--root", run.root, "--backend", "cloud")

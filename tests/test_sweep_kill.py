@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-import tiny_experiment
+import tinysweep
 from tiny import lines
 
 from rm_jax import plan, rundir, store, together, units
@@ -28,7 +28,7 @@ def start(tmp_path, root):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    address = f"{tiny_experiment.__file__}:{tmp_path},{STEPS}"
+    address = f"{tinysweep.__file__}:{tmp_path},{STEPS}"
 
     def start(name, *more):
         words = [sys.executable, "-m", "rm_jax", "sweep", "--experiment", address]

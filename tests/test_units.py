@@ -1,7 +1,7 @@
 """Units: stable names, what trains together, which are finished."""
 
 import pytest
-import tiny_experiment
+import tinysweep
 
 from rm_jax import experiment, schemas, store, units
 from rm_jax.config import ConfigError
@@ -104,8 +104,8 @@ def test_finished_is_a_whole_evals_json(tmp_path):
         units.finished(root, "abc")
 
 
-def test_the_tiny_experiment_has_both_worlds(tmp_path):
-    found = experiment.load(f"{tiny_experiment.__file__}:{tmp_path}")
+def test_the_tinysweep_has_both_worlds(tmp_path):
+    found = experiment.load(f"{tinysweep.__file__}:{tmp_path}")
     listed = units.resolve(found)
     assert [unit.null for unit in listed] == [False] * 4 + [True] * 2
     assert [len(group) for group in units.groups(listed)] == [2, 2, 2]
