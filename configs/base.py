@@ -91,9 +91,15 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.dropout = 0.0  # packed = padded holds exactly only at 0
     c.model.dtype = "float32"  # or "bfloat16": compute; parameters stay float32
     c.model.remat = "none"  # or "layer": recompute each layer in the backward pass
-    c.model.head_init = "zero"  # or "normal": N(0, 1/(d+1)), Stiennon 2020
     c.model.head = ConfigDict()  # see rm_jax/models/heads.py: the name and its knobs
     c.model.head.name = "linear"
+    # "zero", or "normal": N(0, 1/(d+1)), Stiennon 2020. With model.init the head of
+    # that run is replaced so ("reset" is "normal"), unless it is "keep".
+    c.model.head.init = "zero"
+    c.model.lora = ConfigDict()  # adapters; all but them and the head is frozen
+    c.model.lora.rank = 0  # 0 is none: everything is trained
+    c.model.lora.alpha = 16.0  # they are multiplied with alpha / rank
+    c.model.lora.targets = ("q", "v")  # of q, k, v, o, gate, up, down
 
     c.loss = ConfigDict()  # see rm_jax/losses: the name and that loss's own knobs
     c.loss.name = "bradley_terry"

@@ -49,7 +49,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
         return c
     c.model.dtype = "bfloat16"
     c.model.remat = "layer"
-    c.model.head_init = "normal"
+    c.model.head.init = "normal"
     c.batch.examples = 512
     c.batch.chunk_tokens = 65536
     c.loss.regularizers.center = ConfigDict({"weight": 0.01})

@@ -24,10 +24,10 @@ from rm_jax.config import ConfigError, parse_duration
 from rm_jax.data import datasets, pack
 from rm_jax.data.contract import Contract, Encoder
 from rm_jax.data.loader import Loader, StepBatch
-from rm_jax.data.relabel import Relabel
+from rm_jax.data.relabel import of_config
 from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
 from rm_jax.data.training import Training
-from rm_jax.evals.score import ScoreFn
+from rm_jax.evals.score import Scored, ScoreFn
 from rm_jax.flops import step_flops
 from rm_jax.members import Members
 from rm_jax.models import ArchConfig
@@ -36,6 +36,7 @@ from rm_jax.optim import make_optimizer
 from rm_jax.plugins import Plugin
 from rm_jax.state import TrainState, new_params, new_state, plan
 from rm_jax.step import Step, make_pick, make_score, make_step
+from rm_jax.stepscores import make_step_scores
 from rm_jax.types import Labels, PackedBatch
 
 
@@ -54,7 +55,8 @@ class Built(NamedTuple):
       shapes: what a checkpoint is restored into.
       shardings: where each array lives.
       step: the programs of a training step.
-      score: (params, batch, labels) -> scores, a program; of an ensemble [m e k].
+      score: (params, batch, labels) -> scores, or Scored, a program; of an ensemble
+        [m e k].
       pick: (params, i) -> parameters of run i, a program.
       flops: model FLOPs of a training step.
       total: steps of the whole run.
@@ -116,16 +118,8 @@ def build(
     kept = store.join(workdir, "tokenizer") if info else None
     with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
-    losses_module.check_labels(objective, set(data.train.meta["fields"]))
-    lay = functools.partial(
-        Loader,
-        shapes=shapes,
-        examples=config.batch.examples,
-        layout=config.batch.layout,
-        rows=lambda shape: sharding.local_rows(mesh, shape.rows),
-    )
-    training = _training(each, members, data, lay, say)
-    loaders = {name: lay(tokens) for name, tokens in data.evals.items()}
+    for line in losses_module.check_labels(objective, datasets.label_counts(data)):
+        say(f"WARNING {line}")
     encoder = Encoder(data.contract, data.tokenizer)
     arch = models.make_arch(
         config.model,
@@ -133,6 +127,17 @@ def build(
         config.contract.pooling,
         data.train.meta["attributes"],
     )
+    of_steps = bool(models.heads.find(arch.head).steps)
+    lay = functools.partial(
+        Loader,
+        shapes=shapes,
+        examples=config.batch.examples,
+        layout=config.batch.layout,
+        rows=lambda shape: sharding.local_rows(mesh, shape.rows),
+        steps=of_steps,
+    )
+    training = _training(each, members, data, lay, say)
+    loaders = {name: lay(tokens) for name, tokens in data.evals.items()}
     outputs = models.heads.shapes(arch)
     known = {name: head.outputs.keys() for name, head in models.heads.HEADS.items()}
     losses_module.check_outputs(objective, arch.head, outputs.keys(), known)
@@ -144,6 +149,7 @@ def build(
     )
     total = steps(config.train.duration)
     params = jax.eval_shape(init, jax.random.key(0))
+    losses_module.check_parameter_terms(objective, params)
     warmup = steps(config.optim.warmup)
     if warmup > total:
         say(
@@ -156,7 +162,7 @@ def build(
             n_pattern=arch.pattern,
             total_steps=total,
             warmup_steps=min(warmup, total),
-            **{name: value for name, value in c.optim.items() if name != "warmup"},
+            **_optim(c, arch),
         )
         for c in each
     ]
@@ -191,7 +197,10 @@ def build(
     )
     together = len(units) > 1
     pick, one = make_pick(shardings.params, abstract.params, mesh, members, together)
-    score = make_score(apply, mesh, one, None if together else members)
+    if members and not together:
+        score = make_score(apply, mesh, one, members)
+    else:
+        score = (make_step_scores if of_steps else make_score)(apply, mesh, one)
     work = functools.partial(_flops, arch, members, objective.needs_token_logp)
     return Built(
         data,
@@ -211,6 +220,17 @@ def build(
         total,
         found,
     )
+
+
+def _optim(config: Any, arch: ArchConfig) -> dict[str, Any]:
+    """config.optim, with everything frozen that adapters leave frozen."""
+    values = {name: value for name, value in config.optim.items() if name != "warmup"}
+    if arch.lora_rank:
+        values["lr_multipliers"] = (
+            (models.lora.FROZEN, 0.0),
+            *values["lr_multipliers"],
+        )
+    return values
 
 
 def _members(config: Any, each: Sequence[Any], together: bool) -> Members | None:
@@ -258,13 +278,7 @@ def _training(
     if config.train.overfit_one_batch:
         orders = [order.only_first(config.batch.examples) for order in orders]
     loaders = [lay(data.train, order=order) for order in orders]
-    hows = [
-        Relabel(
-            c.data.label_noise, c.data.noise_seed, c.data.bootstrap,
-            c.data.bootstrap_seed,
-        )
-        for c in each
-    ]  # fmt: skip
+    hows = [of_config(c.data) for c in each]
     return Training(loaders, hows, members is not None)
 
 
@@ -278,8 +292,9 @@ def score_fn(built: Built, state: TrainState, run: int = 0) -> ScoreFn:
     """
     params = built.pick(state.params if state.ema is None else state.ema, run)
 
-    def score(batch, labels) -> np.ndarray:
-        return np.asarray(built.score(params, *put_chunk(built.mesh, batch, labels)))
+    def score(batch, labels) -> np.ndarray | Scored:
+        found = built.score(params, *put_chunk(built.mesh, batch, labels))
+        return jax.tree.map(np.asarray, found)
 
     return score
 
@@ -372,8 +387,16 @@ def check_same(workdir: str, built: Built) -> None:
         )
 
 
-def check_model(where: str, meta: Mapping[str, Any], built: Built) -> None:
+def check_model(
+    where: str, meta: Mapping[str, Any], built: Built, new: Sequence[str] = ()
+) -> None:
     """Refuses parameters of another architecture or of another tokenizer.
+
+    Args:
+      where: what holds them.
+      meta: of their checkpoint.
+      built: of this run.
+      new: fields of the arch that may differ, since what they are about is made anew.
 
     Raises:
       ConfigError: naming the fields that differ.
@@ -383,7 +406,7 @@ def check_model(where: str, meta: Mapping[str, Any], built: Built) -> None:
     changed = [
         f"{k}: {other.get(k)!r} -> {own[k]!r}"
         for k in own
-        if own[k] != other.get(k) and k not in fresh
+        if own[k] != other.get(k) and k not in (*fresh, *new)
     ]
     contract = Contract.from_json(meta["contract"])
     if contract.tokenizer_sha != built.data.contract.tokenizer_sha:

@@ -129,7 +129,7 @@ class Checkpoints:
     def restore_part(
         self,
         part: str,
-        abstract: PyTree | None = None,
+        like: Mapping[str, Any] | None = None,
         step: int | None = None,
         on_event: OnEvent = log_event,
     ) -> tuple[PyTree, dict[str, Any], int]:
@@ -137,7 +137,8 @@ class Checkpoints:
 
         Args:
           part: a field of the state.
-          abstract: of the part; by default nested dicts, as saved, on the first device.
+          like: name in the part -> jax.ShapeDtypeStruct whose sharding says where an
+            array of that shape goes; all others go to the first device.
           step, on_event: as in `restore`.
 
         Returns:
@@ -151,11 +152,9 @@ class Checkpoints:
                 raise CheckpointMismatch(
                     f"{self._path(m.step)} has no {part!r}; it has {parts}"
                 )
-            if abstract is not None:
-                return self._load(m.step, saved, {part: abstract})[part]
-            shape = lambda v: jax.ShapeDtypeStruct(v["shape"], v["dtype"])
-            want = nested({k: shape(v) for k, v in saved.items()})
-            return self._load(m.step, saved, want)[part]
+            given = {f"{part}/{name}": x for name, x in (like or {}).items()}
+            want = {k: _abstract(v, given.get(k)) for k, v in saved.items()}
+            return self._load(m.step, saved, nested(want))[part]
 
         return self._first_sound(read, step, on_event)
 
@@ -213,6 +212,13 @@ class Checkpoints:
 
     def _path(self, step: int) -> str:
         return store.join(self.directory, str(step))
+
+
+def _abstract(saved: Mapping[str, Any], like: Any) -> jax.ShapeDtypeStruct:
+    """Of a saved array; `like` where it has its shape and type."""
+    own = jax.ShapeDtypeStruct(saved["shape"], saved["dtype"])
+    same = like is not None and (like.shape, like.dtype) == (own.shape, own.dtype)
+    return like if same else own
 
 
 class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager):

@@ -12,16 +12,17 @@ SEEDS = ("init_seed", "dropout_seed")
 
 def configs(config: Any) -> tuple[Any, ...]:
     """The run that each member of an ensemble is; the config itself of a plain run."""
-    if config.members.count == 1:
+    count, own_order = config.members.count, config.members.own_order
+    if count == 1:
         return (config,)
-    return tuple(_member(config, i) for i in range(config.members.count))
+    return tuple(_member(config, i, own_order) for i in range(count))
 
 
-def _member(config: Any, i: int) -> Any:
+def _member(config: Any, i: int, own_order: bool) -> Any:
     c = ml_collections.ConfigDict(config.to_dict())
     for name in SEEDS:
         c[name] += i
-    c.data_seed += i * config.members.own_order
+    c.data_seed += i * own_order
     c.data.bootstrap_seed += i
     return c
 

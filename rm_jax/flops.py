@@ -5,14 +5,16 @@ B). Model FLOPs are those of the matrix products that the mathematics asks for, 
 once and backward twice; what is recomputed, padded or spent on norms is not counted.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
 from rm_jax.data.loader import StepBatch
 from rm_jax.models import ArchConfig
+from rm_jax.models.lora import TARGETS
 from rm_jax.types import PackedBatch
 
 BACKWARD = 2  # a product's two gradients cost as much as it, each
@@ -49,6 +51,8 @@ def _peak(kind: str) -> float | None:
 def step_flops(arch: ArchConfig, batch: StepBatch, token_logp: bool) -> float:
     """Model FLOPs of a training step: 3 x `forward_flops` of its chunks, of all hosts.
 
+    With adapters the frozen weights have no gradient: those products count 2 x.
+
     Where each host holds some of the rows, theirs are taken to be like ours.
 
     Args:
@@ -59,8 +63,22 @@ def step_flops(arch: ArchConfig, batch: StepBatch, token_logp: bool) -> float:
     total = 0.0
     for (chunk, _), shape in zip(batch.chunks, batch.shapes, strict=True):
         hosts = shape.rows / len(chunk.tokens)
-        total += hosts * forward_flops(arch, chunk, token_logp)
-    return (1 + BACKWARD) * total
+        flops = (1 + BACKWARD) * forward_flops(arch, chunk, token_logp)
+        if arch.lora_rank:
+            flops -= frozen_flops(arch, chunk, token_logp)
+        total += hosts * flops
+    return total
+
+
+def frozen_flops(arch: ArchConfig, batch: PackedBatch, token_logp: bool) -> float:
+    """FLOPs of one pass through the weights that adapters leave frozen."""
+    tokens, last, scored = _tokens(arch, batch, token_logp)
+    weights = _per_layer(arch, tokens, last, _kernels(arch))
+    if token_logp:
+        weights += (
+            int(np.count_nonzero(batch.branches)) * arch.vocab_size * arch.d_model
+        )
+    return 2.0 * weights
 
 
 def forward_flops(arch: ArchConfig, batch: PackedBatch, token_logp: bool) -> float:
@@ -79,13 +97,15 @@ def forward_flops(arch: ArchConfig, batch: PackedBatch, token_logp: bool) -> flo
     """
     a, d = arch, arch.d_model
     heads = a.n_heads * a.head_dim
-    kv = 2 * d * a.n_kv_heads * a.head_dim
-    rest = 2 * d * heads + 3 * d * a.d_ff  # queries, output, gated MLP
-    tokens = int(np.count_nonzero(batch.segments))
-    scored = int(np.count_nonzero(batch.slot_ids[..., 0] >= 0))
     at_slots = a.pooling == "last" and not token_logp
-    last = scored if at_slots else tokens
-    weights = a.n_layers * tokens * kv + ((a.n_layers - 1) * tokens + last) * rest
+    tokens, last, scored = _tokens(a, batch, token_logp)
+    weights = _per_layer(a, tokens, last, _kernels(a))
+    adapters = {
+        name: a.lora_rank * sum(_shape(a, name))
+        for name in _kernels(a)
+        if name in a.lora_targets
+    }
+    weights += _per_layer(a, tokens, last, adapters)
     weights += scored * d  # the head
     if token_logp:
         weights += int(np.count_nonzero(batch.branches)) * a.vocab_size * d
@@ -96,6 +116,42 @@ def forward_flops(arch: ArchConfig, batch: PackedBatch, token_logp: bool) -> flo
         at = np.take_along_axis(seen[a.window(layers[-1])], batch.slots, axis=1)
         pairs[-1] = int(at[batch.slot_ids[..., 0] >= 0].sum())
     return 2.0 * weights + 4.0 * heads * sum(pairs)
+
+
+def _tokens(
+    arch: ArchConfig, batch: PackedBatch, token_logp: bool
+) -> tuple[int, int, int]:
+    """Tokens, those of them that the last layer answers for, and scored ones."""
+    tokens = int(np.count_nonzero(batch.segments))
+    scored = int(np.count_nonzero(batch.slot_ids[..., 0] >= 0))
+    at_slots = arch.pooling == "last" and not token_logp
+    return tokens, scored if at_slots else tokens, scored
+
+
+def _shape(arch: ArchConfig, name: str) -> tuple[int, int]:
+    """Inputs and outputs of a kernel of a layer."""
+    a, d = arch, arch.d_model
+    heads, kv = a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim
+    return {
+        "q": (d, heads), "k": (d, kv), "v": (d, kv), "o": (heads, d),
+        "gate": (d, a.d_ff), "up": (d, a.d_ff), "down": (a.d_ff, d),
+    }[name]  # fmt: skip
+
+
+def _kernels(arch: ArchConfig) -> dict[str, int]:
+    """Weights of each kernel of a layer."""
+    return {name: math.prod(_shape(arch, name)) for name in TARGETS}
+
+
+def _per_layer(
+    arch: ArchConfig, tokens: int, last: int, weights: Mapping[str, int]
+) -> int:
+    """Products of weights over all layers; the last has keys and values of all."""
+    of_all = sum(n for name, n in weights.items() if name in ("k", "v"))
+    rest = sum(weights.values()) - of_all
+    return (
+        arch.n_layers * tokens * of_all + ((arch.n_layers - 1) * tokens + last) * rest
+    )
 
 
 def keys_seen(batch: PackedBatch, window: int, causal: bool) -> Int[np.ndarray, "b t"]:

@@ -26,7 +26,7 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "layer"),
     "model.lm_head": ("none", "tied", "untied"),
-    "model.head_init": ("zero", "normal"),
+    "model.head.init": ("zero", "normal", "keep", "reset"),
     "data.bootstrap": ("none", "poisson"),
     "members.share": ("none", "adapters", "trunk"),
     "batch.layout": ("packed", "padded"),
@@ -53,6 +53,7 @@ POSITIVE = (
     "model.attention_block",
     "model.rope_base",
     "model.norm_eps",
+    "model.lora.alpha",
     "model.vocab_multiple",
     "members.count",
     "batch.examples",
@@ -74,6 +75,7 @@ UNIT_INTERVAL = (
 )
 BELOW_ONE = ("model.dropout", "optim.b1", "optim.b2", "train.ema")
 NOT_NEGATIVE = (
+    "model.lora.rank",
     "data.limit",
     "members.at_once",
     "optim.weight_decay",
@@ -93,6 +95,7 @@ LARGEST = {
     "model.d_ff": 2**22,
     "model.attention_block": 2**24,
     "model.vocab_multiple": 2**20,
+    "model.lora.rank": 2**14,
     "members.count": 2**12,
     "batch.examples": 2**24,
     "batch.chunk_tokens": 2**28,
@@ -297,10 +300,36 @@ def _check_members(v: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"config.model.init = {init!r}: want 'scratch', a run directory, or a list"
         )
+    _check_adapters(v)
     if len(runs) < 1 or len(runs) > 1 and (len(runs) > count or "scratch" in runs):
         raise ConfigError(
             f"config.model.init names {len(runs)} runs for config.members.count = "
             f"{count} members: want at least one, at most one a member"
+        )
+
+
+def _check_adapters(v: Mapping[str, Any]) -> None:
+    targets = v["model.lora.targets"]
+    known = ("q", "k", "v", "o", "gate", "up", "down")
+    if not targets or not set(targets) <= set(known):
+        raise ConfigError(
+            f"config.model.lora.targets = {targets!r}: want some of {known}"
+        )
+    if v["members.share"] == "adapters" and not v["model.lora.rank"]:
+        raise ConfigError(
+            "config.members.share = 'adapters': the model has none: set "
+            "config.model.lora.rank"
+        )
+    if v["model.lora.rank"] and v["members.share"] == "trunk":
+        raise ConfigError(
+            "config.members.share = 'trunk' trains one trunk, and config.model.lora "
+            "freezes it: set rank = 0, or share = 'adapters'"
+        )
+    init = v["model.head.init"]
+    if v["model.init"] == "scratch" and init in ("keep", "reset"):
+        raise ConfigError(
+            f"config.model.head.init = {init!r}: a model from scratch has no head yet: "
+            "choose 'zero' or 'normal'"
         )
 
 

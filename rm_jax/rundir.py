@@ -2,7 +2,7 @@
 
 config.json, contract.json, arch.json, run.json, tokenizer/, plugins/, metrics.jsonl,
 timing.jsonl, events.jsonl, sinks.json, checkpoints/, predictions/, example_losses/,
-profile/, evals.json, report.html.
+profile/, evals.json, evals/, report.html.
 Evaluation, serving, export and reports read only these, never a Python config.
 """
 

@@ -16,18 +16,17 @@ from typing import Any
 VERSIONS = {
     "config.json": 1,  # the list of knobs
     "contract.json": 1,
-    "arch.json": 2,  # 2: the head and its attributes
+    "arch.json": 1,
     "run.json": 1,
     "member.json": 1,
     "evals.json": 1,
-    # The manifest and the names of the arrays. 2: hparams/dropout_seed, logs of runs.
-    "checkpoint": 2,
+    "checkpoint": 1,  # the manifest and the names of the arrays
     "predictions": 1,  # columns of predictions/*.parquet
     "sinks.json": 1,
     "example_losses": 1,  # columns of example_losses/*.parquet
-    "sweep.json": 1,  # of the root of a sweep, as is the next
+    "sweep.json": 1,  # of the root of a sweep, as are the next three
     "verdicts.json": 1,
-    "failed.json": 1,  # of a unit
+    "failed.json": 1,
     "table": 1,  # columns of table.parquet
     "metrics.jsonl": 1,
     "timing.jsonl": 1,

@@ -19,6 +19,10 @@ BATCH = P(("data", "fsdp"))  # rows of a chunk
 # Name of a parameter (suffix of a path) -> axes of its trailing dimensions.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embed/embedding$|lm_head$", ("tensor", "fsdp")),
+    (r"(q|k|v|gate|up)/lora/a$", ("fsdp", None)),
+    (r"(q|k|v|gate|up)/lora/b$", (None, "tensor")),
+    (r"(o|down)/lora/a$", ("tensor", None)),
+    (r"(o|down)/lora/b$", (None, "fsdp")),
     (r"attn/(q|k|v)/kernel$", ("fsdp", "tensor")),
     (r"attn/o/kernel$", ("tensor", "fsdp")),
     (r"mlp/(gate|up)/kernel$", ("fsdp", "tensor")),

@@ -9,7 +9,7 @@ from rm_jax import members, together
 from rm_jax.build import Built, check_model
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.config import ConfigError
-from rm_jax.manifest import check_match, named
+from rm_jax.manifest import check_match, named, nested
 from rm_jax.state import TrainState, create
 
 
@@ -39,6 +39,7 @@ def where_to_start(
     workdirs: Sequence[str],
     checkpoints: Checkpoints,
     on_event: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None],
 ) -> Start:
     """The first that there is of: its own directory, config.train.resume, model.init.
 
@@ -60,51 +61,86 @@ def where_to_start(
             stopped = {workdirs[int(i)]: why for i, why in meta["stopped"].items()}
             return Start(state, step, meta["evaluated"], windows, logged, stopped)
     state = create(built.new, built.shardings)
+    head = config.model.head.init
+    kept = f"kept from {config.model.init}" if head == "keep" else f"new, {head}"
+    say(f"head {config.model.head.name}: {kept}")
     if config.model.init != "scratch":
-        params = _initial(config.model.init, built, on_event)
+        params = _initial(config.model, built, state.params, on_event)
         ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
         state = state.replace(params=params, ema=ema)
     return Start(state, 0, True, [{} for _ in workdirs], none, {})
 
 
+HEAD = ("head", "head_knobs", "attributes")
+LORA = ("lora_rank", "lora_alpha", "lora_targets")
+
+
 def _initial(
-    init: str | Sequence[str],
+    model: Any,
     built: Built,
+    fresh: Any,
     on_event: Callable[[dict[str, Any]], None],
 ) -> Any:
-    """Parameters of other runs; members take the runs in turn."""
-    runs = [init] if isinstance(init, str) else list(init)
-    places = [together.place(run) for run in runs]
-    wanted = built.shapes.params
-    # One model into one goes straight to where its arrays belong.
-    direct = built.members is None and places[0].member is None
+    """Parameters of other runs, which members take in turn.
+
+    Args:
+      model: config.model: `init` names the runs, `head.init` says whose head stays.
+      built: of this run.
+      fresh: parameters drawn for this run; of them are the head, unless it is kept, and
+        adapters that the other runs lack.
+      on_event: told of damaged checkpoints.
+    """
+    runs = [model.init] if isinstance(model.init, str) else list(model.init)
+    wanted, drawn = named(built.shapes.params)[0], named(fresh)[0]
+    keep_head = model.head.init == "keep"
     found = []
-    for run, place in zip(runs, places, strict=True):
-        checkpoints = Checkpoints(place.folder)
-        params, meta, _ = checkpoints.restore_part(
-            "params", wanted if direct else None, on_event=on_event
-        )
-        check_model(checkpoints.directory, meta, built)
-        if meta["members"]:
-            raise ConfigError(
-                f"config.model.init = {run!r} is an ensemble: average it into one "
-                "model first, with `rm-jax average`"
-            )
-        found.append(_own(params, place.member))
-    if direct:
-        return found[0]
-    params = found[0]
-    if built.members is not None:
-        each = [found[i % len(found)] for i in range(built.members.count)]
-        params = members.stack(each, built.members.share)
+    for run in runs:
+        arrays = _parameters(run, built, on_event, () if keep_head else HEAD)
+        if not keep_head:
+            arrays = {k: v for k, v in arrays.items() if k.split("/")[0] != "head"}
+        found.append(arrays)
+    share = built.members.share if built.members else "none"
+    out = {}
+    for path in wanted:
+        each = [arrays.get(path) for arrays in found]
+        is_new = path.split("/")[0] == "head" and not keep_head
+        if is_new or ("/lora/" in path and each[0] is None):
+            out[path] = drawn[path]
+        elif built.members and members.owns(path, share):
+            n = built.members.count
+            out[path] = jax.numpy.stack([each[i % len(each)] for i in range(n)])
+        else:
+            out[path] = each[0]
     shape = lambda x: {"shape": list(x.shape), "dtype": str(x.dtype)}
-    saved = {name: shape(x) for name, x in named(params)[0].items()}
-    check_match(f"config.model.init = {init!r}", saved, named(wanted)[0])
-    return jax.tree.map(jax.device_put, params, built.shardings.params)
+    saved = {k: shape(x) for k, x in out.items() if x is not None}
+    saved |= {k: shape(x) for k, x in found[0].items() if k not in wanted}
+    check_match(f"config.model.init = {model.init!r}", saved, wanted)
+    return jax.tree.map(jax.device_put, nested(out), built.shardings.params)
 
 
-def _own(params: Any, member: int | None) -> Any:
-    return params if member is None else members.take(params, "none", member)
+def _parameters(
+    run: str,
+    built: Built,
+    on_event: Callable[[dict[str, Any]], None],
+    new: Sequence[str],
+) -> dict[str, jax.Array]:
+    """Arrays of one run by name, those that are as wanted where they belong."""
+    place = together.place(run)
+    checkpoints = Checkpoints(place.folder)
+    alone = built.members is None and place.member is None
+    like = named(built.shapes.params)[0] if alone else {}
+    params, meta, _ = checkpoints.restore_part("params", like, on_event=on_event)
+    if not meta["arch"].get("lora_rank"):
+        new = (*new, *LORA)
+    check_model(checkpoints.directory, meta, built, new)
+    if meta.get("members"):
+        raise ConfigError(
+            f"config.model.init = {run!r} is an ensemble: average it into one model "
+            "first, with `rm-jax average`"
+        )
+    if place.member is not None:
+        params = members.take(params, "none", place.member)
+    return named(params)[0]
 
 
 def check_start(config: Any) -> None:

@@ -246,8 +246,18 @@ def make_step(
         def all_of(trainable):
             one_each = lift(members, one, (trained, fixed, own))
             value, found = one_each(trainable, frozen, state.hparams)
-            combine = jnp.sum if own == 0 else jnp.mean
-            return combine(value), found
+            value = jnp.sum(value) if own == 0 else jnp.mean(value)
+            whole, hparams = merge(trainable, frozen), state.hparams["loss"]
+            if members is None:
+                whole = jax.tree.map(lambda x: x[None], whole)
+            elif own == 0:
+                hparams = jax.tree.map(lambda x: x[0], hparams)
+            all_at_once = losses.parameter_terms(objective, whole, hparams, True)
+            value += sum(all_at_once.values())
+            n = (members.count,) if members else ()
+            return value, found | {
+                name: jnp.broadcast_to(term, n) for name, term in all_at_once.items()
+            }
 
         return jax.grad(all_of, has_aux=True)(trainable)
 

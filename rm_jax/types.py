@@ -23,8 +23,9 @@ class PackedBatch(NamedTuple):
       segments: 1, 2, ... inside a row; 0 is padding.
       branches: 0 is the prompt, k >= 1 the k-th response in this segment.
       slots: index in the row of each scored token; 0 where the slot is unused.
-      slot_ids: (example, response, step) that each slot's score belongs to, indices
-        into Labels; (-1, -1, -1) where the slot is unused.
+      slot_ids: (example, response, step) that each slot's score belongs to, the first
+        two indices into Labels; step 0 is the end of the whole response, j >= 1 that of
+        its j-th step. (-1, -1, -1) where the slot is unused.
     """
 
     tokens: Int[Array, "b t"]
@@ -45,7 +46,8 @@ class Labels(NamedTuple):
       strength: strength of the preference; NaN where not given.
       weight: weight of the example; 0 for padding examples.
       ratings: attribute ratings; NaN where not given.
-      steps: step labels in [0, 1]; -1 where not given.
+      steps: step labels in [0, 1]; -1 where not given. p is the slots of a row, the
+        most steps a response can have, or 0 where the head does not score steps.
       lengths: tokens of each response, template included.
       ids: index of the example in its data set; -1 for padding.
       source: index of the example's source in a mixture; 0 without one.

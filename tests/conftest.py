@@ -65,22 +65,31 @@ class ToyEncoder:
             prompt = np.asarray(r.meta["prompt"], np.int32)
             responses = tuple(np.asarray(y, np.int32) for y in r.meta["responses"])
             keep = [min(len(prompt), self.max_length - len(y)) for y in responses]
-            yield r, Encoded(prompt, responses, np.asarray(keep, np.int32), {})
+            steps = tuple(np.asarray(s, np.int32) for s in r.meta["ends"])
+            yield r, Encoded(prompt, responses, np.asarray(keep, np.int32), {}, steps)
 
 
 @pytest.fixture
 def toy_set(tmp_path):
-    """Makes a token set of random ids of [(prompt length, response lengths), ...]."""
-    from rm_jax.data import cache
-    from rm_jax.data.schema import Message, Record
+    """Makes a token set of random ids of [(prompt length, response lengths), ...].
 
-    def make(examples, max_length=64, side="left", ranks=None, name="toy", seed=0):
+    steps: of each example and response its steps as (last token, label); fields: of
+    each example more fields of its record.
+    """
+    from rm_jax.data import cache
+    from rm_jax.data.schema import Message, Record, Step
+
+    def make(
+        examples, max_length=64, side="left", ranks=None, name="toy", seed=0,
+        steps=None, fields=None,
+    ):  # fmt: skip
         rng = np.random.default_rng(seed)
         draw = lambda n: [1, *rng.integers(2, 97, n - 1).tolist()]
 
         def records():
             for i, (prompt, lengths) in enumerate(examples):
                 k = len(lengths)
+                own = steps[i] if steps else ()
                 yield Record(
                     id=f"toy-{i}",
                     source="toy",
@@ -90,7 +99,10 @@ def toy_set(tmp_path):
                     meta={
                         "prompt": draw(prompt),
                         "responses": [rng.integers(2, 97, n).tolist() for n in lengths],
+                        "ends": [[end for end, _ in each] for each in own],
                     },
+                    steps=tuple(tuple(Step("s", y) for _, y in each) for each in own),
+                    **(fields[i] if fields else {}),
                 )
 
         encoder = ToyEncoder(max_length, side)
@@ -112,7 +124,10 @@ def fresh_params():
             draw = rng.standard_normal(x.shape).astype(np.float32)
             if path[-1].key == "scale":
                 return 1 + 0.2 * draw
-            return draw * x.shape[-1 if path[-1].key != "kernel" else -2] ** -0.5
+            inputs = (1, *x.shape)[
+                -2 if path[-1].key == "kernel" and x.ndim > 1 else -1
+            ]
+            return draw * inputs**-0.5
 
         shapes = jax.eval_shape(models.functions(arch)[0], jax.random.key(0))
         return jax.tree_util.tree_map_with_path(leaf, shapes)

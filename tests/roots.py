@@ -52,11 +52,13 @@ def config(changes):
 def product(**values):
     """Changes of units: every combination; a double underscore is a dot."""
     keys = [key.replace("__", ".") for key in values]
-    return [dict(zip(keys, v, strict=True)) for v in itertools.product(*values.values())]
+    return [
+        dict(zip(keys, v, strict=True)) for v in itertools.product(*values.values())
+    ]
 
 
 def write_root(root, units, *, seeds=SEEDS, null=(), expected=None, done=None):
-    """Writes a root; `done(changes, null)` gives (accuracy, nll), or None: not begun."""
+    """Writes a root; `done(changes, null)` gives (accuracy, nll), None if not begun."""
     store.makedirs(str(root))
     listed = []
     for of_null, changes in [*((False, u) for u in units), *((True, u) for u in null)]:
@@ -117,6 +119,12 @@ def write_evals(path, sets, step=STEPS[-1], **more):
     store.write_sealed(str(path), to_json(value))
 
 
+def write_failed(path, *log):
+    """failed.json of a unit."""
+    value = schemas.stamped("failed.json", {"code": 1, "log": list(log)})
+    store.write_sealed(str(path / "failed.json"), value)
+
+
 def write_verdicts(root, *rules):
     """verdicts.json."""
     value = schemas.stamped("verdicts.json", {"rules": list(rules)})
@@ -139,7 +147,7 @@ def rule(name, holds, *, null=False, estimate=0.01, low=-0.01, high=0.03):
 
 
 def noisy(effects, spread=0.01, seed=0):
-    """`done` of units whose accuracy is .7, what its loss adds, and noise of its own."""
+    """`done` of units: accuracy .7, what the loss adds, and noise of its own."""
     rng = np.random.default_rng(seed)
 
     def done(changes, null):

@@ -30,7 +30,7 @@ TINY = {
     "model.n_heads": 2,
     "model.n_kv_heads": 1,
     "model.d_ff": 16,
-    "model.head_init": "normal",
+    "model.head.init": "normal",
     "optim.name": "sgd",
     "optim.b1": 0.0,
     "optim.learning_rate": 1e-2,

@@ -35,7 +35,7 @@ def straight(make, tmp_path_factory):
 def test_every_example_of_every_step_is_there_with_its_loss(straight, make):
     config = rm_jax.config.validate(make(**NO_EVAL, **ON))
     built = build(config, None, LOSSES, REGULARIZERS, lambda line: None)
-    loader = built.training
+    loader = built.training.loaders[0]
     want = {
         (step + 1, loader.data.id(item.example))
         for step in range(8)

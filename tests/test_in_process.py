@@ -9,7 +9,7 @@ import pytest
 from tiny import arrays, lines, train
 
 import rm_jax
-from rm_jax import cluster
+from rm_jax import cluster, evaluation
 from rm_jax.build import build
 from rm_jax.data import datasets
 from rm_jax.losses import LOSSES, REGULARIZERS
@@ -64,10 +64,10 @@ def test_interrupted_in_a_step_then_another_run_then_continued(
 def test_interrupted_in_an_evaluation(
     straight, make, tmp_path, monkeypatch, nothing_left
 ):
-    real = train_module.score_table
+    real = evaluation.score_table
     with monkeypatch.context() as patch:
         patch.setattr(
-            train_module, "score_table", lambda *args: interrupt() or real(*args)
+            evaluation, "score_table", lambda *args: interrupt() or real(*args)
         )
         done, said = train(make(), tmp_path / "run")
     assert done is None and "SIGINT: saved step 4" in said

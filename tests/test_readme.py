@@ -172,7 +172,7 @@ def test_the_example_loss(readme, at):
         soft=np.full(3, np.nan, np.float32),
     )
     scores = np.array([[1.0, 0.8, 2.0], [0.0, 3.0, 9.0], [1.0, 0.0, 9.0]], np.float32)
-    out = types.SimpleNamespace(scores=scores)
+    out = types.SimpleNamespace(scores=scores, aux={})
     value = objective.loss(out, labels, objective.hparams["loss"], None)
     # Gaps to the worse: .2, -1, -1.2; 3; a tie has no sign and costs the margin.
     assert value == pytest.approx([(0.3 + 1.5 + 1.7) / 3, 0.0, 0.5])

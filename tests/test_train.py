@@ -16,6 +16,7 @@ import pytest
 from tiny import NO_EVAL, WORLD, arrays, lines, train, use_devices
 
 import rm_jax
+from rm_jax import evaluation
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.config import ConfigError
 from rm_jax.data.schema import record_from_dict, record_to_dict
@@ -103,17 +104,17 @@ def test_a_log_that_was_lost_is_said(straight, make, tmp_path):
 
 
 def test_stopped_in_an_evaluation_and_continued(straight, make, tmp_path, monkeypatch):
-    real = train_module.score_table
+    real = evaluation.score_table
 
     def signalled(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(train_module, "score_table", signalled)
+    monkeypatch.setattr(evaluation, "score_table", signalled)
     done, said = train(make(), tmp_path / "run")
     assert done is None and "saved step 4" in said
     assert [line["step"] for line in lines(tmp_path / "run")] == [3]
-    monkeypatch.setattr(train_module, "score_table", real)
+    monkeypatch.setattr(evaluation, "score_table", real)
     train(make(), tmp_path / "run")
     assert_same_run(tmp_path / "run", straight)
 
@@ -245,14 +246,17 @@ def begin(config, workdir):
     built = train_module.build(config, None, LOSSES, REGULARIZERS, lambda line: None)
     own = Checkpoints(str(workdir / "checkpoints"))
     where = [str(workdir)]
-    start = train_module.where_to_start(config, built, where, own, events.append)
+    start = train_module.where_to_start(
+        config, built, where, own, events.append, lambda line: None
+    )
     return built, start, events
 
 
 def test_start_cases(straight, make, tmp_path):
     nothing = tmp_path / "nothing"
     _, scratch, _ = begin(make(), nothing)
-    _, init, _ = begin(make(model__init=str(straight)), nothing)
+    keep = {"model__head__init": "keep"}
+    _, init, _ = begin(make(model__init=str(straight), **keep), nothing)
     _, resume, _ = begin(make(train__resume=str(straight)), nothing)
     _, own, _ = begin(make(model__init="no-such-run"), straight)
     want, _, _ = Checkpoints(f"{straight}/checkpoints").restore_part("params")
@@ -266,6 +270,41 @@ def test_start_cases(straight, make, tmp_path):
     assert equal(init.state.opt_state, scratch.state.opt_state)
     assert equal(resume.state, own.state)
     assert not equal(resume.state.opt_state, scratch.state.opt_state)
+
+
+@pytest.mark.parametrize("init", ["zero", "normal", "reset"])
+def test_the_head_of_another_run_is_replaced_unless_it_is_kept(
+    straight, make, tmp_path, init
+):
+    config = make(model__init=str(straight), model__head__init=init)
+    _, start, _ = begin(config, tmp_path / "run")
+    want, _, _ = Checkpoints(f"{straight}/checkpoints").restore_part("params")
+    found = start.state.params
+    assert np.any(found["head"]) == (init != "zero")
+    assert not np.array_equal(found.pop("head"), want.pop("head"))
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+
+
+def test_another_head_is_no_other_model_unless_it_is_kept(straight, make, tmp_path):
+    head = {"model__head__name": "bottleneck", "model__head__latent": 4}
+    config = make(model__init=str(straight), model__head__init="normal", **head)
+    _, start, _ = begin(config, tmp_path / "run")
+    assert start.state.params["head"]["mean"].shape == (8, 4)
+    config.model.head.init = "keep"
+    with pytest.raises(ConfigError, match="another model: head: 'linear' -> 'bottle"):
+        begin(config, tmp_path / "run")
+
+
+def test_adapters_start_from_a_run_without_them(straight, make, tmp_path):
+    config = make(model__init=str(straight), model__head__init="keep",
+                  model__lora__rank=2)  # fmt: skip
+    _, start, _ = begin(config, tmp_path / "run")
+    want, _, _ = Checkpoints(f"{straight}/checkpoints").restore_part("params")
+    found = start.state.params
+    lora = {n: found["layer_0"]["attn"][n].pop("lora") for n in ("q", "v")}
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+    assert lora["q"]["a"].shape == (8, 2) and np.any(lora["q"]["a"])
+    assert lora["v"]["b"].shape == (2, 4) and not np.any(lora["v"]["b"])
 
 
 def test_a_start_that_is_not_there_is_named(make, tmp_path):
@@ -315,17 +354,17 @@ def test_a_warm_up_that_never_ends_is_said(make, tmp_path):
 
 
 def test_stopped_in_the_last_evaluation(make, tmp_path, monkeypatch):
-    real = train_module.evaluate_set
+    real = evaluation.evaluate_set
 
     def stop(*args, poll, **more):
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, poll=poll, **more)
 
-    monkeypatch.setattr(train_module, "evaluate_set", stop)
+    monkeypatch.setattr(evaluation, "evaluate_set", stop)
     done, said = train(make(), tmp_path / "run")
     assert done is None and "SIGTERM: trained; the same command evaluates" in said
     assert not (tmp_path / "run/evals.json").exists()
-    monkeypatch.setattr(train_module, "evaluate_set", real)
+    monkeypatch.setattr(evaluation, "evaluate_set", real)
     done, _ = train(make(), tmp_path / "run")
     assert done["valid"]["n_pairs"] > 0
 
@@ -333,7 +372,7 @@ def test_stopped_in_the_last_evaluation(make, tmp_path, monkeypatch):
 def test_a_start_of_another_model_is_refused(straight, make, tmp_path):
     with pytest.raises(ConfigError, match="holds another model: .*rope_base: 10000.0"):
         begin(make(model__init=str(straight), model__rope_base=500.0), tmp_path)
-    with pytest.raises(ValueError, match="does not fit the model: .*saved"):
+    with pytest.raises(ValueError, match="holds another model: d_ff: 16 -> 24"):
         begin(make(model__init=str(straight), model__d_ff=24), tmp_path)
 
 

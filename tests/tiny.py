@@ -27,7 +27,7 @@ TINY = {
     "model.n_kv_heads": 1,
     "model.d_ff": 16,
     "model.dropout": 0.1,
-    "model.head_init": "normal",
+    "model.head.init": "normal",
     "optim.learning_rate": 1e-2,
     "optim.warmup": "2 steps",
     "train.ema": 0.5,

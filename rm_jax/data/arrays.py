@@ -6,11 +6,13 @@ the same memory.
 
 import array
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
@@ -27,6 +29,10 @@ ARRAYS = {
     "ranks": np.int32,  # [responses], -1 unranked
     "gold": np.float32,  # [responses] known utility (the world's), NaN elsewhere
     "ratings": np.float32,  # [responses x attributes], NaN where not given
+    "reference_logp": np.float32,  # [responses], NaN where not given
+    "step_start": np.int64,  # [responses + 1] offsets into the two below
+    "step_end": np.int32,  # [steps] its last token, counted from the response's first
+    "step_label": np.float32,  # [steps], NaN where not given
     "strength": np.float32,  # [examples], NaN where not given
     "soft": np.float32,
     "weight": np.float32,
@@ -34,6 +40,7 @@ ARRAYS = {
     "source": np.int32,  # [examples] index into meta's sources; 0 without a mixture
     "id_start": np.int64,  # [examples + 1] offsets into ids.txt
 }
+OFFSETS = ("branch_start", "example_branch", "step_start", "id_start")
 _TYPECODES = {np.int64: "q", np.int32: "i", np.float32: "f"}
 _CHUNK = 1 << 20  # bytes read at a time
 
@@ -48,16 +55,17 @@ class ArrayWriter:
     Attributes:
       examples: records so far.
       max_responses: of the record with most.
+      max_steps: of the response with most.
       attributes: names of the ratings, None before the first record.
       ends: name -> last offset, of the arrays of offsets.
-      given: names of the optional labels that some record has; whole on exit.
+      given: label -> records that have it; "pairs": two ranks, or a soft label.
     """
 
     def __init__(self, folder: pathlib.Path, token_dtype: type):
-        self.examples = self.max_responses = 0
+        self.examples = self.max_responses = self.max_steps = 0
         self.attributes: list[str] | None = None
-        self.ends = dict.fromkeys(("branch_start", "example_branch", "id_start"), 0)
-        self.given: set[str] = set()
+        self.ends = dict.fromkeys(OFFSETS, 0)
+        self.given: Counter[str] = Counter()
         self._folder, self._dtype = folder, token_dtype
         self._values = {name: array.array(_TYPECODES[t]) for name, t in ARRAYS.items()}
         for name in self.ends:
@@ -86,6 +94,8 @@ class ArrayWriter:
         self._move("example_branch", 1 + len(encoded.responses))
         self._move("id_start", self._ids.write(record.id.encode()))
         self._add_labels(record, encoded)
+        self._add_steps(record, encoded)
+        self.given.update(_given(record, encoded))
         self.examples += 1
         self.max_responses = max(self.max_responses, len(encoded.responses))
         if self.examples % BLOCK == 0:
@@ -116,6 +126,8 @@ class ArrayWriter:
         values["gold"].extend(record.meta.get("gold", [np.nan] * k))
         columns = [record.ratings[name] for name in self.attributes]
         values["ratings"].extend(number(c[j]) for j in range(k) for c in columns)
+        logp = record.reference_logp or (None,) * k
+        values["reference_logp"].extend(map(number, logp))
         values["strength"].append(number(record.strength))
         values["soft"].append(number(record.soft))
         values["weight"].append(record.weight)
@@ -124,6 +136,19 @@ class ArrayWriter:
         digest = hashlib.sha256(text.encode()).digest()[:8]
         values["prompt_hash"].append(int.from_bytes(digest, "little", signed=True))
 
+    def _add_steps(self, record: Record, encoded: Encoded) -> None:
+        """The steps that were not cut off: always the first of a response."""
+        none = np.zeros(0, np.int32)
+        for k in range(len(encoded.responses)):
+            ends = encoded.steps[k] if encoded.steps else none
+            steps = record.steps[k][: len(ends)] if len(ends) else ()
+            self._values["step_end"].extend(ends.tolist())
+            self._values["step_label"].extend(
+                np.nan if step.label is None else step.label for step in steps
+            )
+            self._move("step_start", len(ends))
+            self.max_steps = max(self.max_steps, len(ends))
+
     def _move(self, name: str, by: int) -> None:
         """Adds the offset that lies `by` after the last one."""
         self.ends[name] += by
@@ -131,20 +156,32 @@ class ArrayWriter:
 
     def _write(self) -> None:
         """Writes what has gathered."""
-        self.given |= _given(self._values)
         for name, values in self._values.items():
             with open(self._folder / f"{name}.bin", "ab") as f:
                 f.write(values)
             del values[:]
 
 
-def _given(values: Mapping[str, array.array]) -> set[str]:
-    found = {n for n in ("strength", "soft", "gold") if not np.isnan(values[n]).all()}
-    if (np.asarray(values["ranks"]) >= 0).any():
-        found.add("ranks")
-    if len(values["ratings"]):
-        found.add("ratings")
-    return found
+def _given(record: Record, encoded: Encoded) -> Iterator[str]:
+    """The labels that a record has."""
+    ranked = sum(rank is not None for rank in record.ranks)
+    labels = (
+        step.label
+        for own, ends in zip(record.steps, encoded.steps, strict=False)
+        for step in own[: len(ends)]
+    )
+    ratings = itertools.chain.from_iterable(record.ratings.values())
+    found = {
+        "ranks": ranked > 0,
+        "pairs": ranked > 1 or record.soft is not None,
+        "soft": record.soft is not None,
+        "strength": record.strength is not None,
+        "ratings": any(rating is not None for rating in ratings),
+        "steps": any(label is not None for label in labels),
+        "reference_logp": any(logp is not None for logp in record.reference_logp),
+        "gold": not np.isnan(record.meta.get("gold", [np.nan])).all(),
+    }
+    return (name for name, there in found.items() if there)
 
 
 def checksum(path: str | os.PathLike) -> int:

@@ -150,6 +150,7 @@ def without_empty(record: Record) -> Record:
         annotators=tuple(a._replace(ranks=pick(a.ranks)) for a in record.annotators),
         ratings={name: pick(values) for name, values in record.ratings.items()},
         steps=pick(record.steps),
+        reference_logp=pick(record.reference_logp),
     )
 
 

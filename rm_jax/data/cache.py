@@ -24,11 +24,11 @@ from rm_jax.data.contract import Encoder, prompt_tokens
 from rm_jax.data.schema import Record
 from rm_jax.data.scratch import scratch_folder
 
-VERSION = 3
+VERSION = 4
 META = {
-    "attributes", "audit", "bytes", "counts", "crc32", "examples", "fields",
-    "max_responses", "schema_version", "source", "sources", "token_dtype", "tokens",
-    "truncation",
+    "attributes", "audit", "bytes", "counts", "crc32", "examples", "given",
+    "max_responses", "max_steps", "schema_version", "source", "sources", "token_dtype",
+    "tokens", "truncation",
 }  # fmt: skip
 # What only a write can meet.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -86,6 +86,11 @@ class TokenSet:
         """Responses of each of these examples."""
         first = self.arrays["example_branch"]
         return first[examples + 1] - first[examples] - 1
+
+    def steps(self, responses: Int[np.ndarray, "r"]) -> Int[np.ndarray, "r"]:
+        """Steps of each of these responses (indices into arrays like ranks)."""
+        start = self.arrays["step_start"]
+        return start[responses + 1] - start[responses]
 
     def branch(self, i: int, j: int) -> Int[np.ndarray, "t"]:
         """Tokens of branch j of example i: 0 is the whole prompt, k the response k."""
@@ -259,11 +264,12 @@ def tokenised(
         "sources": [],
         "examples": arrays.examples,
         "max_responses": arrays.max_responses,
+        "max_steps": arrays.max_steps,
         "token_dtype": np.dtype(dtype).name,
         "tokens": arrays.ends["branch_start"],
         "attributes": arrays.attributes or [],
         "counts": dict(encoder.counts),
-        "fields": sorted(arrays.given),
+        "given": dict(sorted(arrays.given.items())),
         "truncation": {
             "side": encoder.contract.truncation_side,
             "bos_id": encoder.bos_id,
@@ -326,6 +332,7 @@ def _check_offsets(folder: pathlib.Path, meta, tokens, arrays) -> None:
     ends = {
         "branch_start": (branches + 1, len(tokens)),
         "example_branch": (n + 1, branches),
+        "step_start": (branches - n + 1, len(arrays["step_end"])),
         "id_start": (n + 1, (folder / "ids.txt").stat().st_size),
     }
     for name, (length, end) in ends.items():
@@ -336,7 +343,8 @@ def _check_offsets(folder: pathlib.Path, meta, tokens, arrays) -> None:
                 f"{found[-1:]}: want {length} from 0 to {end}"
             )
     lengths = {"tokens": (len(tokens), meta["tokens"])}
-    for name in ("prompt_keep", "ranks", "gold"):
+    lengths["step_label"] = len(arrays["step_label"]), len(arrays["step_end"])
+    for name in ("prompt_keep", "ranks", "gold", "reference_logp"):
         lengths[name] = len(arrays[name]), branches - n
     for name in ("strength", "soft", "weight", "prompt_hash", "source"):
         lengths[name] = len(arrays[name]), n

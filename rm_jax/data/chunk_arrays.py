@@ -7,7 +7,7 @@ become flat indices, from where in the token file to where in the chunk.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.pack import Chunk, Item, Segment
@@ -15,9 +15,21 @@ from rm_jax.types import Labels, PackedBatch
 
 
 def fill(
-    data: TokenSet, items: Sequence[Item], chunk: Chunk, rows: slice = slice(None)
+    data: TokenSet,
+    items: Sequence[Item],
+    chunk: Chunk,
+    rows: slice = slice(None),
+    steps: bool = False,
 ) -> PackedBatch:
-    """The arrays of a chunk, or of the rows that this host holds."""
+    """The arrays of a chunk, or of the rows that this host holds.
+
+    Args:
+      data: the tokens.
+      items: the examples of the step.
+      chunk: what is where.
+      rows: wanted.
+      steps: whether the ends of steps are scored, too, as when the chunk was laid out.
+    """
     wanted = chunk.rows[rows]
     shape = (len(wanted), chunk.shape.length)
     out = PackedBatch(
@@ -29,7 +41,7 @@ def fill(
     if placed:
         pieces = _Pieces(data, items, placed, [len(row) for row in wanted])
         pieces.put_tokens(data, out)
-        pieces.put_slots(chunk, placed, out)
+        pieces.put_slots(data, chunk, placed, out, steps)
     return out
 
 
@@ -45,6 +57,7 @@ class _Pieces:
       position: of its first token: 0, or the length of the prompt before it.
       source: where its tokens begin in the token file.
       head: where the whole prompt begins, if its first token stays when it is cut.
+      response: of each response, an index into arrays like ranks.
     """
 
     def __init__(
@@ -76,6 +89,9 @@ class _Pieces:
         branch[self.branch > 0] += [
             items[s.item].order[c] + 1 for s in placed for c in s.columns
         ]
+        # Up to the responses of example i there are i + 1 branches that are prompts.
+        prompts = np.repeat(example, [len(s.columns) for s in placed]) + 1
+        self.response = branch[self.branch > 0] - prompts
         starts = data.arrays["branch_start"]
         self.source = starts[branch]
         self.length = starts[branch + 1] - self.source
@@ -102,21 +118,44 @@ class _Pieces:
         out.branches.ravel()[to] = spread(self.branch)
 
     def put_slots(
-        self, chunk: Chunk, placed: Sequence[Segment], out: PackedBatch
+        self,
+        data: TokenSet,
+        chunk: Chunk,
+        placed: Sequence[Segment],
+        out: PackedBatch,
+        steps: bool,
     ) -> None:
-        """Fills the scored positions: the last token of each response."""
+        """Fills the scored positions: last tokens of steps, then of their response."""
         response = np.flatnonzero(self.branch)
-        row = self.row[response]
+        here = data.steps(self.response) if steps else np.zeros_like(response)
+        count = here + 1  # the slots of a response
+        step = 1 + _within(count)
+        is_end = step == np.repeat(count, count)
+        last = np.repeat((self.length - 1)[response], count)
+        at = np.repeat(data.arrays["step_start"][self.response], count)[~is_end]
+        last[~is_end] = data.arrays["step_end"][at + step[~is_end] - 1]
+        row = np.repeat(self.row[response], count)
         slot = np.arange(len(row)) - np.searchsorted(row, row)
-        out.slots[row, slot] = (self.column + self.length - 1)[response]
-        item = [s.item for s in placed for _ in s.columns]
-        out.slot_ids[row, slot, 0] = np.searchsorted(chunk.items, item)
-        out.slot_ids[row, slot, 1] = [c for s in placed for c in s.columns]
-        out.slot_ids[row, slot, 2] = 0
+        out.slots[row, slot] = np.repeat(self.column[response], count) + last
+        item = np.searchsorted(chunk.items, [s.item for s in placed for _ in s.columns])
+        column = np.array([c for s in placed for c in s.columns])
+        out.slot_ids[row, slot, 0] = np.repeat(item, count)
+        out.slot_ids[row, slot, 1] = np.repeat(column, count)
+        out.slot_ids[row, slot, 2] = np.where(is_end, 0, step)
 
 
-def labels(data: TokenSet, items: Sequence[Item], chunk: Chunk, k: int) -> Labels:
-    """Labels of a chunk, padded to rows x slots examples and k responses."""
+def labels(
+    data: TokenSet,
+    items: Sequence[Item],
+    chunk: Chunk,
+    k: int,
+    steps: bool = False,
+) -> Labels:
+    """Labels of a chunk, padded to rows x slots examples and k responses.
+
+    With `steps` there are as many steps a response as slots a row, else none.
+    """
+    p = chunk.shape.slots if steps else 0
     e, n = chunk.shape.rows * chunk.shape.slots, len(chunk.items)
     example = np.array([items[i].example for i in chunk.items])
     order = np.array([j for i in chunk.items for j in items[i].order])
@@ -145,12 +184,28 @@ def labels(data: TokenSet, items: Sequence[Item], chunk: Chunk, k: int) -> Label
         strength=one_each(data.arrays["strength"][example], np.nan, np.float32),
         weight=one_each(data.arrays["weight"][example], 0, np.float32),
         ratings=placed(data.arrays["ratings"][response], np.nan, np.float32),
-        steps=np.full((e, k, 0), -1, np.int32),
+        steps=placed(_step_labels(data, response, p), -1, np.float32),
         lengths=placed(starts[branch + 1] - starts[branch], 0, np.int32),
         ids=one_each(example, -1, np.int32),
         source=one_each(data.arrays["source"][example], 0, np.int32),
-        reference_logp=np.full((e, k), np.nan, np.float32),
+        reference_logp=placed(
+            data.arrays["reference_logp"][response], np.nan, np.float32
+        ),
     )
+
+
+def _step_labels(
+    data: TokenSet, response: Int[np.ndarray, "r"], p: int
+) -> Float[np.ndarray, "r p"]:
+    """Labels of the steps of each response; -1 where not given."""
+    out = np.full((len(response), p), -1, np.float32)
+    if p:
+        count = data.steps(response)
+        row, step = np.repeat(np.arange(len(response)), count), _within(count)
+        at = np.repeat(data.arrays["step_start"][response], count) + step
+        label = data.arrays["step_label"][at]
+        out[row, step] = np.where(np.isnan(label), -1, label)
+    return out
 
 
 def _within(counts: Int[np.ndarray, "n"]) -> Int[np.ndarray, "total"]:

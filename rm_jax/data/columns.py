@@ -16,7 +16,9 @@ from rm_jax.data.schema import Record, RowError, record_from_dict, shown
 
 PAIR = ("prompt", "chosen", "rejected")
 RANKED = ("prompt", "responses", "ranks")
-EXTRA = ("id", "strength", "soft", "weight")
+EXTRA = (
+    "id", "strength", "soft", "weight", "ratings", "steps", "reference_logp",
+)  # fmt: skip
 
 
 def column_parser(
@@ -27,7 +29,9 @@ def column_parser(
     Args:
       columns: field -> column. Fields: `chosen` and `rejected` with or without
         `prompt`, or `prompt`, `responses` and perhaps `ranks`; and `id`, `strength`,
-        `soft`, `weight`. A column is a name or a dotted path (`answers.0.text`).
+        `soft`, `weight`, `ratings`, `steps`, `reference_logp`, each as in a record,
+        what has a value a response in the order of the responses (the chosen one
+        first). A column is a name or a dotted path (`answers.0.text`).
 
     Raises:
       ValueError: unknown field, a column that is no name, or fields that do not make a

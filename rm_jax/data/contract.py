@@ -3,7 +3,8 @@
 Training, evaluation, export and serving all encode through `Encoder`, built from a
 `Contract` that is saved as contract.json with every checkpoint. Prompt and response are
 tokenised apart, so a response's tokens do not depend on what was asked, and a score
-never depends on the other responses of its record.
+never depends on the other responses of its record. So are the steps of a response that
+names them: a step's last token is its own, and the step is scored there.
 """
 
 import itertools
@@ -16,7 +17,7 @@ from jaxtyping import Int
 
 from rm_jax import schemas, store
 from rm_jax.data.schema import Record
-from rm_jax.data.templates import ChatTemplate
+from rm_jax.data.templates import ChatTemplate, Tokens
 from rm_jax.data.terms import (
     CHOICES,
     Contract,
@@ -116,12 +117,15 @@ class Encoded(NamedTuple):
       prompt_keep: tokens of the prompt that fit before each response; `prompt_tokens`
         cuts it.
       counts: what was cut or unknown in this record; names as in `Encoder.counts`.
+      steps: of each response the index of the last token of each of its steps, without
+        those that were cut off; () where no response has steps.
     """
 
     prompt: Int[np.ndarray, "p"]
     responses: tuple[Int[np.ndarray, "_"], ...]
     prompt_keep: Int[np.ndarray, "k"]
     counts: Mapping[str, int]
+    steps: tuple[Int[np.ndarray, "_"], ...] = ()
 
 
 class Encoder:
@@ -138,7 +142,7 @@ class Encoder:
       vocab_size: largest token id + 1.
       counts: totals so far: records, dropped (records), responses, responses_cut,
         response_tokens_cut, prompts_cut (one a response), prompt_tokens_cut,
-        unknown_tokens.
+        unknown_tokens, steps, steps_cut.
 
     Raises:
       ContractError: tokenizer and contract do not belong together.
@@ -157,7 +161,7 @@ class Encoder:
         self.vocab_size = max(self.template.backend.get_vocab().values()) + 1
         self._set_ids(tokenizer)
         (closing,) = self.template.tokenize([self.template.closing], ["closing"])
-        self._closing = self._with_eos(closing)
+        self._closing = self._with_eos(closing.ids)
         self._check_room()
 
     def encode(self, record: Record) -> Encoded | None:
@@ -181,9 +185,12 @@ class Encoder:
             names = [f"record {r.id}" for r in block for _ in (0, *r.responses)]
             tokens = iter(self.template.tokenize(texts, names))
             for record in block:
-                prompt = next(tokens)
+                prompt = next(tokens).ids
                 responses = [next(tokens) for _ in record.responses]
-                yield record, self._fit(prompt, responses, f"record {record.id}")
+                name = f"record {record.id}"
+                steps = self._steps(record, responses, name)
+                ids = [response.ids for response in responses]
+                yield record, self._fit(prompt, ids, name, steps)
 
     def encode_templated(
         self, prompt: str, response: str, name: str = "text"
@@ -194,8 +201,8 @@ class Encoder:
         forge turns. BOS, EOS and length rules are the same as in `encode`.
         """
         texts = [self.template.trust(t) for t in (prompt, response)]
-        prompt_ids, response_ids = self.template.tokenize(texts, [name, name])
-        return self._fit(prompt_ids, [response_ids], name)
+        both = self.template.tokenize(texts, [name, name])
+        return self._fit(both[0].ids, [both[1].ids], name)
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of token ids, for people to read."""
@@ -229,8 +236,40 @@ class Encoder:
                 "raise it"
             )
 
+    def _steps(
+        self, record: Record, responses: Sequence[Tokens], name: str
+    ) -> tuple[np.ndarray, ...]:
+        """Where the steps of each response end; () of a record without steps.
+
+        Raises:
+          ContractError: a step without tokens, or the template leaves some out.
+        """
+        if not any(record.steps):
+            return ()
+        for k, (response, steps) in enumerate(
+            zip(responses, record.steps, strict=True)
+        ):
+            if len(response.steps) != len(steps):
+                raise ContractError(
+                    f"{name}, response {k}: the chat template prints "
+                    f"{len(response.steps)} of its {len(steps)} steps: name another in "
+                    "contract.template"
+                )
+            before = (-1, *response.steps)
+            for j, (a, b) in enumerate(itertools.pairwise(before)):
+                if a == b:
+                    raise ContractError(
+                        f"{name}, response {k}: step {j} has no tokens: join it to the "
+                        "step before it"
+                    )
+        return tuple(np.array(r.steps, np.int32) for r in responses)
+
     def _fit(
-        self, prompt: np.ndarray, responses: Sequence[np.ndarray], name: str
+        self,
+        prompt: np.ndarray,
+        responses: Sequence[np.ndarray],
+        name: str,
+        steps: Sequence[np.ndarray] = (),
     ) -> Encoded | None:
         """BOS, EOS and the length rules, response by response."""
         c = self.contract
@@ -240,7 +279,10 @@ class Encoder:
             self._check_response(prompt, response, f"{name}, response {k}")
         kept = tuple(self._cut(response) for response in whole)
         keeps = [min(len(prompt), c.max_length - len(r)) for r in kept]
+        stay = tuple(s[s < self._head(w)] for s, w in zip(steps, whole, strict=False))
         counts = self._count(prompt, whole, kept, keeps)
+        counts["steps"], all_steps = sum(map(len, stay)), sum(map(len, steps))
+        counts["steps_cut"] = all_steps - counts["steps"]
         if counts["responses_cut"] or counts["prompts_cut"]:
             if c.over_long == "error":
                 raise self._too_long(prompt, whole, name)
@@ -249,7 +291,7 @@ class Encoder:
                 return None
         for key, n in counts.items():
             self.counts[key] += n
-        return Encoded(prompt, kept, np.array(keeps, np.int32), counts)
+        return Encoded(prompt, kept, np.array(keeps, np.int32), counts, stay)
 
     def _count(self, prompt, whole, kept, keeps) -> dict[str, int]:
         cut = [len(a) - len(b) for a, b in zip(whole, kept, strict=True)]
@@ -318,10 +360,19 @@ class Encoder:
 
     def _cut(self, response: np.ndarray) -> np.ndarray:
         """At most max_response tokens; the content's end goes, the closing stays."""
+        head, limit = self._head(response), self.contract.max_response
+        if head == len(response):
+            return response
+        return np.concatenate(
+            [response[:head], response[len(response) - limit + head :]]
+        )
+
+    def _head(self, response: np.ndarray) -> int:
+        """First tokens of a response that stay; all where it is not cut."""
         limit = self.contract.max_response
         if len(response) <= limit:
-            return response
+            return len(response)
         n = len(self._closing)
         if not n or not np.array_equal(response[-n:], self._closing):
             n = int(self.contract.eos == "append")  # not an assistant's closing
-        return np.concatenate([response[: limit - n], response[len(response) - n :]])
+        return limit - n

@@ -168,6 +168,19 @@ def train_order(data: Mapping[str, Any], train: TokenSet, seed: int) -> Order:
     return of_mixture(dict(sources_of(train)), amounts, is_counted(data), seed)
 
 
+def label_counts(data: Data) -> dict[str, dict[str, int]]:
+    """What config calls each source of the training set -> label -> examples with it.
+
+    "examples" counts all; a label that no example has is left out.
+    """
+    meta, out = data.train.meta, {}
+    for name, spec in data.specs["train"].items():
+        own = meta["source"][name] if name else meta
+        where = f"config.data.train.{name}" if name else "config.data.train"
+        out[f"{where} = {spec!r}"] = {"examples": own["examples"], **own["given"]}
+    return out
+
+
 def epoch_line(data: Mapping[str, Any], order: Order) -> str:
     """What an epoch of a mixture is, in words."""
     size = sum(share.take for share in order.shares)

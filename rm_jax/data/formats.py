@@ -151,6 +151,9 @@ def _trl(row: Row, place: Place) -> list[Record]:
     scores = [row.get("score_chosen"), row.get("score_rejected")]
     if scores != [None, None]:
         extra["ratings"] = {"score": scores}
+    logp = [row.get("ref_chosen_logps"), row.get("ref_rejected_logps")]
+    if logp != [None, None]:
+        extra["reference_logp"] = logp
     return [pair_record(pair, extra, place)]
 
 

@@ -7,6 +7,7 @@ first n examples hold every source by its share.
 import contextlib
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from rm_jax.data import cache
-from rm_jax.data.cache import ARRAYS, CacheError, TokenSet
+from rm_jax.data.arrays import ARRAYS, OFFSETS
+from rm_jax.data.cache import CacheError, TokenSet
 
 BLOCK = 65_536  # examples in memory at a time
 # A source's values in a block, and how many of them belong to each example.
@@ -50,8 +52,11 @@ def join(sets: Mapping[str, TokenSet], directory: str | os.PathLike) -> TokenSet
             "examples": total("examples"),
             "tokens": total("tokens"),
             "max_responses": max(meta["max_responses"] for meta in metas.values()),
+            "max_steps": max(meta["max_steps"] for meta in metas.values()),
             "attributes": attributes,
-            "fields": sorted({f for meta in metas.values() for f in meta["fields"]}),
+            "given": dict(
+                sum((Counter(m["given"]) for m in metas.values()), Counter())
+            ),
             "token_dtype": first["token_dtype"],
             "truncation": first["truncation"],
             "counts": {},
@@ -61,7 +66,7 @@ def join(sets: Mapping[str, TokenSet], directory: str | os.PathLike) -> TokenSet
                     **data.meta["source"],
                     **{
                         k: data.meta[k]
-                        for k in ("audit", "counts", "examples", "tokens")
+                        for k in ("audit", "counts", "examples", "given", "tokens")
                     },
                     "cache": data.directory.name,
                 }
@@ -84,7 +89,7 @@ def _write(
 ) -> None:
     source = spread([len(data) for data in sets])
     names = {name: f"{name}.bin" for name in ("tokens", *ARRAYS)} | {"ids": "ids.txt"}
-    ends = {"branch_start": 0, "example_branch": 0, "id_start": 0}
+    ends = dict.fromkeys(OFFSETS, 0)
     with contextlib.ExitStack() as stack:
         files = {
             name: stack.enter_context(open(folder / file, "wb"))
@@ -115,6 +120,9 @@ def _part(data: TokenSet, a: int, b: int, attributes: Sequence[str]) -> dict[str
     own = [attributes.index(name) for name in data.meta["attributes"]]
     ratings[:, own] = arrays["ratings"][responses]
     one, branches = np.ones(b - a, np.int64), np.diff(branch)
+    step_start = np.asarray(arrays["step_start"][responses.start : responses.stop + 1])
+    steps = slice(int(step_start[0]), int(step_start[-1]))
+    of_example = np.diff(step_start[branch - branch[0] - np.arange(b - a + 1)])
     parts: dict[str, Piece] = {
         "tokens": (
             data.tokens[start[0] : start[-1]],
@@ -125,8 +133,11 @@ def _part(data: TokenSet, a: int, b: int, attributes: Sequence[str]) -> dict[str
         "example_branch": (branches, one),
         "id_start": (np.diff(id_start), one),
         "ratings": (ratings.astype(np.float32), branches - 1),
+        "step_start": (np.diff(step_start), branches - 1),
+        "step_end": (np.asarray(arrays["step_end"][steps]), of_example),
+        "step_label": (np.asarray(arrays["step_label"][steps]), of_example),
     }
-    for name in ("prompt_keep", "ranks", "gold"):
+    for name in ("prompt_keep", "ranks", "gold", "reference_logp"):
         parts[name] = np.asarray(arrays[name][responses]), branches - 1
     for name in ("strength", "soft", "weight", "prompt_hash"):
         parts[name] = np.asarray(arrays[name][a:b]), one

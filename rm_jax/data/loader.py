@@ -56,6 +56,7 @@ class Loader:
       order: of the examples in training; without one, a permutation an epoch by seed 0.
       layout: "packed" or "padded".
       rows: rows of a shape that this host holds; all of them by default.
+      steps: whether the end of each step of a response is scored, too.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class Loader:
         order: Order | None = None,
         layout: str = "packed",
         rows: Callable[[pack.Shape], slice] = lambda shape: slice(None),
+        steps: bool = False,
     ):
         self.data, self.shapes, self.examples = data, tuple(shapes), examples
         self.order = order or of_one(len(data), seed=0)
-        self.shared, self.rows = layout == "packed", rows
-        pack.check_fits(data, self.shapes, self.shared)
+        self.shared, self.rows, self.steps = layout == "packed", rows, steps
+        pack.check_fits(data, self.shapes, self.shared, steps)
 
     def items_at(self, step: int) -> list[pack.Item]:
         """The examples of a step, each with its responses in random order."""
@@ -89,7 +91,8 @@ class Loader:
 
     def layout(self, items: Sequence[pack.Item]) -> list[pack.Chunk]:
         """The chunks that hold these examples."""
-        groups = pack.segments(self.data, items, self.shapes[-1], self.shared)
+        largest = self.shapes[-1]
+        groups = pack.segments(self.data, items, largest, self.shared, self.steps)
         return pack.layout(groups, self.shapes, alone=not self.shared)
 
     def batch_at(self, step: int) -> StepBatch:
@@ -116,13 +119,13 @@ class Loader:
 
     def _batch(self, items: list[pack.Item]) -> StepBatch:
         chunks = self.layout(items)
-        k = self.data.max_responses
+        data, k, steps = self.data, self.data.max_responses, self.steps
         filled = tuple(
             (
-                chunk_arrays.fill(self.data, items, chunk, self.rows(chunk.shape)),
-                chunk_arrays.labels(self.data, items, chunk, k),
+                chunk_arrays.fill(data, items, c, self.rows(c.shape), steps),
+                chunk_arrays.labels(data, items, c, k, steps),
             )
-            for chunk in chunks
+            for c in chunks
         )
         return StepBatch(
             chunks=filled,

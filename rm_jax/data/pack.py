@@ -39,12 +39,21 @@ class Item(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A prompt cut to `keep` tokens and some responses: columns of Item.order."""
+    """A prompt cut to `keep` tokens and some responses: columns of Item.order.
+
+    Each response is scored at its end; `steps` of them are scored steps before it.
+    """
 
     item: int
     keep: int
     columns: tuple[int, ...]
     length: int
+    steps: int = 0
+
+    @property
+    def slots(self) -> int:
+        """Scored positions."""
+        return len(self.columns) + self.steps
 
 
 class Chunk(NamedTuple):
@@ -70,7 +79,11 @@ def shapes(
 
 
 def segments(
-    data: TokenSet, items: Sequence[Item], largest: Shape, shared: bool
+    data: TokenSet,
+    items: Sequence[Item],
+    largest: Shape,
+    shared: bool,
+    steps: bool = False,
 ) -> list[list[Segment]]:
     """The segments of each example of a step.
 
@@ -83,20 +96,22 @@ def segments(
       items: the examples of the step, in its order.
       largest: the shape with the longest row.
       shared: False gives every response a segment of its own (layout "padded").
+      steps: whether the end of each step of a response is scored, too.
 
     Raises:
       PackError: a response that no row can hold.
     """
-    found = _Lengths(data, np.array([item.example for item in items]))
+    found = _Lengths(data, np.array([item.example for item in items]), steps)
     whole = found.share_one_row(largest) if shared else np.zeros(len(items), bool)
     columns = [tuple(range(k + 1)) for k in range(found.count.max())]
-    plain = zip(whole.tolist(), found.count.tolist(), found.keep[found.start].tolist(),
-                found.total.tolist(), strict=True)  # fmt: skip
+    first = found.keep[found.start]
+    plain = zip(*(x.tolist() for x in (whole, found.count, first, found.total,
+                                       found.all_steps)), strict=True)  # fmt: skip
     return [
-        [Segment(i, keep, columns[k - 1], keep + n)]
+        [Segment(i, keep, columns[k - 1], keep + n, m)]
         if fits
         else _split(data, i, items[i], found.of(i), largest, shared)
-        for i, (fits, k, keep, n) in enumerate(plain)
+        for i, (fits, k, keep, n, m) in enumerate(plain)
     ]
 
 
@@ -109,15 +124,19 @@ class _Lengths:
       total: tokens of its responses.
       length: tokens of each response.
       keep: prompt tokens that fit before each response.
+      steps: of each response that are scored.
+      all_steps: of each example.
     """
 
-    def __init__(self, data: TokenSet, examples: Int[np.ndarray, "n"]):
+    def __init__(self, data: TokenSet, examples: Int[np.ndarray, "n"], steps: bool):
         self.count, branch, response = data.responses(examples)
         self.start = np.cumsum(self.count) - self.count
         starts = data.arrays["branch_start"]
         self.length = starts[branch + 1] - starts[branch]
         self.keep = data.arrays["prompt_keep"][response].astype(np.int64)
         self.total = np.add.reduceat(self.length, self.start)
+        self.steps = data.steps(response) if steps else np.zeros_like(self.length)
+        self.all_steps = np.add.reduceat(self.steps, self.start)
 
     def share_one_row(self, largest: Shape) -> Bool[np.ndarray, "n"]:
         """Which examples are one segment: one truncated prompt, tokens and slots."""
@@ -125,36 +144,36 @@ class _Lengths:
         same = np.repeat(first, self.count) == self.keep
         room = first + self.total <= largest.length
         whole = np.logical_and.reduceat(same, self.start)
-        return whole & room & (self.count <= largest.slots)
+        return whole & room & (self.count + self.all_steps <= largest.slots)
 
-    def of(self, i: int) -> tuple[list[int], list[int]]:
-        """(length, keep) of the responses of example i, in its own order."""
+    def of(self, i: int) -> list[tuple[int, int, int]]:
+        """(length, keep, steps) of each response of example i, in its own order."""
         at = slice(self.start[i], self.start[i] + self.count[i])
-        return self.length[at].tolist(), self.keep[at].tolist()
+        columns = self.length[at], self.keep[at], self.steps[at]
+        return list(zip(*(x.tolist() for x in columns), strict=True))
 
 
 def _split(
     data: TokenSet,
     index: int,
     item: Item,
-    lengths_and_keeps: tuple[list[int], list[int]],
+    responses: Sequence[tuple[int, int, int]],
     largest: Shape,
     shared: bool,
 ) -> list[Segment]:
     """The segments of one example, longest response first."""
-    lengths, keeps = lengths_and_keeps
+    own = [responses[j] for j in item.order]
     out: list[Segment] = []
-    columns = range(len(item.order))
-    for c in sorted(columns, key=lambda c: (-lengths[item.order[c]], item.order[c])):
-        keep, n = keeps[item.order[c]], lengths[item.order[c]]
+    for c in sorted(range(len(own)), key=lambda c: (-own[c][0], item.order[c])):
+        n, keep, steps = own[c]
         for i, s in enumerate(out if shared else ()):
-            room = s.length + n <= largest.length and len(s.columns) < largest.slots
-            if s.keep == keep and room:
+            room = s.length + n <= largest.length
+            if s.keep == keep and room and s.slots + 1 + steps <= largest.slots:
                 joined = tuple(sorted((*s.columns, c)))
-                out[i] = s._replace(columns=joined, length=s.length + n)
+                out[i] = Segment(index, keep, joined, s.length + n, s.steps + steps)
                 break
         else:
-            out.append(Segment(index, keep, (c,), keep + n))
+            out.append(Segment(index, keep, (c,), keep + n, steps))
     for s in out:
         if s.length > largest.length:
             raise PackError(
@@ -162,10 +181,19 @@ def _split(
                 f"longest row of {largest.length}: raise config.batch.row_lengths or "
                 "lower config.contract.max_length"
             )
+        if s.slots > largest.slots:
+            raise PackError(
+                f"example {data.id(item.example)}: a response of {s.steps} steps needs "
+                f"{s.slots} scored positions, the longest row of {largest.length} "
+                f"tokens has {largest.slots}: lower config.batch.tokens_per_slot to "
+                f"{largest.length // s.slots}"
+            )
     return out
 
 
-def check_fits(data: TokenSet, choices: Sequence[Shape], shared: bool) -> None:
+def check_fits(
+    data: TokenSet, choices: Sequence[Shape], shared: bool, steps: bool = False
+) -> None:
     """Lays out every example alone, so that no step of a long run finds one too large.
 
     Examples that plainly fit one row (or, not shared, one row a response) are passed
@@ -177,7 +205,7 @@ def check_fits(data: TokenSet, choices: Sequence[Shape], shared: bool) -> None:
     largest = choices[-1]
     for begin in range(0, len(data), BLOCK):
         examples = np.arange(begin, min(begin + BLOCK, len(data)))
-        found = _Lengths(data, examples)
+        found = _Lengths(data, examples, steps)
         if (found.keep < 1).any():
             i = int(np.searchsorted(found.start, np.argmin(found.keep), "right")) - 1
             raise PackError(
@@ -188,7 +216,9 @@ def check_fits(data: TokenSet, choices: Sequence[Shape], shared: bool) -> None:
             plain = found.share_one_row(largest)
         else:
             widest = np.maximum.reduceat(found.keep + found.length, found.start)
-            plain = (widest <= largest.length) & (found.count <= largest.rows)
+            most = 1 + np.maximum.reduceat(found.steps, found.start)
+            plain = (widest <= largest.length) & (most <= largest.slots)
+            plain &= found.count <= largest.rows
         for i in np.flatnonzero(~plain).tolist():
             item = Item(begin + i, tuple(range(found.count[i])))
             group = _split(data, 0, item, found.of(i), largest, shared)
@@ -219,7 +249,7 @@ class _Rows:
         n, free, slots = self._n, self.free, self._slots
         placed: list[int] = []  # as numbers before the segment was placed
         for s in group:
-            need = len(s.columns)
+            need = s.slots
             at = bisect_left(free, s.length * n)
             while at < len(free) and slots[free[at] % n] < need:
                 at += 1
@@ -236,7 +266,7 @@ class _Rows:
 
     def _take_back(self, placed: Sequence[int], group: Sequence[Segment]) -> None:
         for number, s in reversed(list(zip(placed, group, strict=False))):
-            self._slots[number % self._n] += len(s.columns)
+            self._slots[number % self._n] += s.slots
             if not self._alone:
                 self.free.remove(number - s.length * self._n)
             insort(self.free, number)

@@ -4,7 +4,7 @@ Both are functions of the example's index in the set and of a seed, so that a st
 them whatever came before, and two runs with one seed turn the same examples round.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -32,6 +32,13 @@ class Relabel(NamedTuple):
     noise_seed: int = 0
     bootstrap: str = "none"
     bootstrap_seed: int = 0
+
+
+def of_config(data: Any) -> Relabel:
+    """What config.data says."""
+    return Relabel(
+        data.label_noise, data.noise_seed, data.bootstrap, data.bootstrap_seed
+    )
 
 
 def relabel(labels: Labels, how: Relabel) -> Labels:

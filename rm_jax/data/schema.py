@@ -12,6 +12,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from rm_jax.data.steps import StepError, ends
+
 _MOST, _LARGEST = 2**31 - 1, 3.4028234e38
 # Rows are read from files: a value may be as long and as deeply nested as it likes.
 _SHORT = reprlib.Repr()
@@ -42,10 +44,13 @@ class Annotator(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a response: 1 is right, 0 wrong, None not labelled."""
+    """One step of a response: 1 is right, 0 wrong, None not labelled.
+
+    A label between is the share of continuations from there that end right.
+    """
 
     text: str
-    label: int | None
+    label: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +67,10 @@ class Record:
       soft: probability that response 0 beats response 1 (K = 2 only).
       annotators: rankings of single people.
       ratings: attribute name -> one rating a response.
-      steps: one tuple of steps a response.
+      steps: one tuple of steps a response, () where they are not known; the words of
+        a response's steps, in their order, are its words.
+      reference_logp: log-probability of each response, given the prompt, under a
+        reference policy, in nats; () where not known.
       weight: weight in the loss, finite and >= 0.
       meta: anything else worth keeping, JSON values.
     """
@@ -79,6 +87,7 @@ class Record:
         default_factory=dict
     )
     steps: tuple[tuple[Step, ...], ...] = ()
+    reference_logp: tuple[float | None, ...] = ()
     weight: float = 1.0
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -161,7 +170,8 @@ def record_from_dict(row: Mapping[str, Any], where: str = "record") -> Record:
             )
             for name, values in _object(row.get("ratings"), where, "ratings").items()
         },
-        steps=_steps(_list(row.get("steps"), where, "steps"), k, where),
+        steps=_steps(_list(row.get("steps"), where, "steps"), responses, where),
+        reference_logp=_logp(row.get("reference_logp"), k, where),
         weight=_weight(row.get("weight", 1.0), where),
         meta=_meta(row.get("meta"), where),
     )
@@ -188,6 +198,8 @@ def record_to_dict(record: Record) -> dict[str, Any]:
         out["ratings"] = {name: list(v) for name, v in record.ratings.items()}
     if record.steps:
         out["steps"] = [[s._asdict() for s in steps] for steps in record.steps]
+    if record.reference_logp:
+        out["reference_logp"] = list(record.reference_logp)
     if record.weight != 1.0:
         out["weight"] = record.weight
     if record.meta:
@@ -302,21 +314,36 @@ def _ratings(value: Any, k: int, where: str, field: str) -> tuple[float | None, 
     return tuple(_number(v, where, field) for v in _of_length(value, k, where, field))
 
 
-def _steps(value: Any, k: int, where: str) -> tuple[tuple[Step, ...], ...]:
+def _logp(value: Any, k: int, where: str) -> tuple[float | None, ...]:
+    if value is None:
+        return ()
+    return _ratings(value, k, where, "reference_logp")
+
+
+def _steps(
+    value: Any, responses: tuple[tuple[Message, ...], ...], where: str
+) -> tuple[tuple[Step, ...], ...]:
     if not value:
         return ()
     out = []
-    for i, steps in enumerate(_of_length(value, k, where, "steps")):
-        row = []
-        for j, s in enumerate(_list(steps, where, f"steps[{i}]")):
-            here = f"steps[{i}][{j}]"
-            s = s._asdict() if isinstance(s, Step) else s
-            if not isinstance(s, Mapping) or not isinstance(s.get("text"), str):
-                raise RowError(where, here, f"want {{text, label}}, got {shown(s)}")
-            label = s.get("label")
-            if label is not None and (isinstance(label, bool) or label not in (0, 1)):
-                why = f"label {shown(label)} is not 0, 1 or null"
-                raise RowError(where, here, why)
-            row.append(Step(checked_text(s["text"], where, here), label))
-        out.append(tuple(row))
+    for i, steps in enumerate(_of_length(value, len(responses), where, "steps")):
+        steps = _list(steps, where, f"steps[{i}]")
+        row = tuple(_step(s, where, f"steps[{i}][{j}]") for j, s in enumerate(steps))
+        try:
+            ends([m.content for m in responses[i]], [step.text for step in row])
+        except StepError as error:
+            raise RowError(where, f"steps[{i}][{error.step}]", str(error)) from None
+        out.append(row)
     return tuple(out)
+
+
+def _step(value: Any, where: str, field: str) -> Step:
+    value = value._asdict() if isinstance(value, Step) else value
+    if not isinstance(value, Mapping) or not isinstance(value.get("text"), str):
+        raise RowError(where, field, f"want {{text, label}}, got {shown(value)}")
+    label = value.get("label")
+    number = isinstance(label, int | float) and not isinstance(label, bool)
+    if label is not None and not (number and 0 <= label <= 1):
+        why = f"label {shown(label)} is not null or a number from 0 to 1"
+        raise RowError(where, field, why)
+    return Step(checked_text(value["text"], where, field), label)

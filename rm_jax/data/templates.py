@@ -8,20 +8,23 @@ The template is trusted: one that prints half of a special token right beside a 
 could be completed by it.
 """
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from rm_jax.data.schema import Message, Record
+from rm_jax.data.schema import Message, Record, Step
+from rm_jax.data.steps import ends
 from rm_jax.data.tokenizers import plain_backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ESCAPE = "\U0010fffd"  # followed by one character: FIRST + index into `escaped`
+# Followed by one character: FIRST + index into `escaped`, or the next: a step's end.
+ESCAPE = "\U0010fffd"
 FIRST = 0x100000
 PROBE = "rmjaxprobe"
 # Conversations whose rendering shows what the template prints around messages.
@@ -35,6 +38,19 @@ FRAMES = (
 
 class TemplateError(ValueError):
     """A record that a template cannot render, or a template that cannot be used."""
+
+
+class Tokens(NamedTuple):
+    """Tokens of a text.
+
+    Attributes:
+      ids: of the tokens.
+      steps: index of the last token of each step whose end is marked in the text; -1
+        where no token comes before the end.
+    """
+
+    ids: Int[np.ndarray, "t"]
+    steps: tuple[int, ...]
 
 
 class ChatTemplate:
@@ -81,7 +97,8 @@ class ChatTemplate:
         self._codes = {s: ESCAPE + chr(FIRST + i) for i, s in enumerate(escaped)}
         self.backend = plain_backend(tokenizer)
         self._is_guarded = self._guarded_ids(tokenizer.unk_token_id)
-        self._plain = self._plain_ids(escaped)
+        self._plain = [*self._plain_ids(escaped), np.zeros(0, np.int32)]
+        self._step_end = ESCAPE + chr(FIRST + len(escaped))
 
     def render(self, record: Record) -> tuple[str, list[str]]:
         """Escaped text of the prompt and of each response.
@@ -89,7 +106,8 @@ class ChatTemplate:
         The prompt is rendered with the generation prompt; a response is what the
         rendering of prompt + response adds to it, so it opens with an assistant
         message. A prompt may end in an assistant message if the template allows it: the
-        response is then a new turn, never the rest of that one.
+        response is then a new turn, never the rest of that one. Where a response has
+        steps their ends are marked in the text: `tokenize` tells where they are.
 
         Raises:
           TemplateError: naming the record and what the template said.
@@ -97,16 +115,19 @@ class ChatTemplate:
         where = f"record {record.id}"
         prompt = self._messages(record.prompt)
         (head,) = self._apply([prompt], True, where)
-        chats = [[*prompt, *self._messages(r)] for r in record.responses]
+        steps = record.steps or ((),) * len(record.responses)
+        pairs = zip(record.responses, steps, strict=True)
+        chats = [[*prompt, *self._messages(r, s)] for r, s in pairs]
         fulls = self._apply(chats, False, where)
         return head, [
             _after(head, full, f"{where}, response {k}") for k, full in enumerate(fulls)
         ]
 
-    def tokenize(
-        self, texts: Sequence[str], names: Sequence[str]
-    ) -> list[Int[np.ndarray, "_"]]:
-        """Token ids of rendered (escaped) texts, no BOS or EOS added.
+    def tokenize(self, texts: Sequence[str], names: Sequence[str]) -> list[Tokens]:
+        """Tokens of rendered (escaped) texts, no BOS or EOS added.
+
+        Every step is tokenised by itself, so no token crosses the end of one, and the
+        tokens of a step do not depend on those that follow.
 
         Args:
           texts: from `render`, or `trust`.
@@ -125,12 +146,15 @@ class ChatTemplate:
             raise _not_unicode(texts, names) or error from None
         out = []
         for text, name, part in zip(texts, names, parts, strict=True):
-            ids = [np.array(next(found).ids, np.int32)]
+            ids, steps = [np.array(next(found).ids, np.int32)], []
             for code in part[1::2]:
+                if code == self._step_end[-1]:
+                    steps.append(sum(map(len, ids)) - 1)
                 ids.append(self._plain[ord(code) - FIRST])
                 ids.append(np.array(next(found).ids, np.int32))
-            out.append(ids[0] if len(ids) == 1 else np.concatenate(ids))
-            if self._is_guarded[out[-1]].sum() > self._printed(text):
+            whole = ids[0] if len(ids) == 1 else np.concatenate(ids)
+            out.append(Tokens(whole, tuple(steps)))
+            if self._is_guarded[whole].sum() > self._printed(text):
                 raise TemplateError(
                     f"{name}: the tokenizer's normaliser turns some of its text into a "
                     "special token: remove or rewrite that text"
@@ -173,12 +197,22 @@ class ChatTemplate:
         self.backend.encode_special_tokens = False
         return out
 
-    def _messages(self, messages: Iterable[Message]) -> list[dict[str, str]]:
+    def _messages(
+        self, messages: Sequence[Message], steps: Sequence[Step] = ()
+    ) -> list[dict[str, str]]:
         swap = lambda match: self._codes[match[0]]
-        return [
-            {"role": m.role, "content": self._pattern.sub(swap, m.content)}
-            for m in messages
-        ]
+        escaped = lambda text: self._pattern.sub(swap, text)
+        if not steps:
+            return [{"role": m.role, "content": escaped(m.content)} for m in messages]
+        found = ends([m.content for m in messages], [s.text for s in steps])
+        out = []
+        for i, m in enumerate(messages):
+            cuts = [0, *(end for message, end in found if message == i)]
+            parts = [m.content[a:b] for a, b in itertools.pairwise(cuts)]
+            content = "".join(escaped(part) + self._step_end for part in parts)
+            rest = escaped(m.content[cuts[-1] :])
+            out.append({"role": m.role, "content": content + rest})
+        return out
 
     def _apply(
         self, chats: Sequence[Sequence[Mapping[str, str]]], generation: bool, where: str

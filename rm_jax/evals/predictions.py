@@ -29,7 +29,8 @@ def to_arrow(
 
     Columns: example (row of the table), id, response (its index), rank (null where
     unranked), score, length, weight, gold (null where unknown), soft, strength (null
-    where not given), prompt (hash), source (of a mixture), prompt_text, response_text.
+    where not given), prompt (hash), source (of a mixture), prompt_text, response_text;
+    of a model that scores steps step_scores, a list.
 
     Args:
       table: e examples.
@@ -60,6 +61,9 @@ def to_arrow(
     out["response_text"] = pa.array(
         [response_texts[r][c] for r, c in zip(rows, columns, strict=True)], pa.string()
     )
+    if table.steps is not None:
+        each = table.steps.scores[rows, columns]
+        out["step_scores"] = pa.array([x[np.isfinite(x)].tolist() for x in each])
     version = str(schemas.VERSIONS["predictions"])
     return pa.table(out, metadata={schemas.KEY: version})
 

@@ -64,16 +64,10 @@ def evaluate_set(
     values: dict[str, Any] = dict(evaluate(table, **how))
     if of_sources := by_source(table, **how):
         values["sources"] = of_sources
-    found = reliability(pairs(table), temperature)
-    values["reliability"] = [
-        list(point)
-        for point in zip(
-            found.confidence.tolist(),
-            found.share.tolist(),
-            found.n.tolist(),
-            strict=True,
-        )
-    ]
+    if values["n_pairs"] + values["n_ties"]:
+        found = reliability(pairs(table), temperature)
+        points = (x.tolist() for x in (found.confidence, found.share, found.n))
+        values["reliability"] = [list(point) for point in zip(*points, strict=True)]
     for kind, histogram in histograms(table).items():
         values[f"{kind}_histogram"] = {
             "edges": histogram.edges.tolist(),
@@ -94,7 +88,13 @@ def evaluate_set(
     if of_world and probes:
 
         def score(data: TokenSet):
-            own = Loader(data, loader.shapes, loader.examples, rows=loader.rows)
+            own = Loader(
+                data,
+                loader.shapes,
+                loader.examples,
+                rows=loader.rows,
+                steps=loader.steps,
+            )
             return score_table(score_fn, own, poll=poll).scores
 
         values["probes"] = world_probes(world, encoder, score, PROBES, seed)
@@ -145,22 +145,17 @@ def summary_lines(evals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
                     f"length alone gives {own['length_baseline']:.3f}; "
                     f"NLL {own['nll']:.3f}, n = {own['n_pairs']:.0f} pairs"
                 )
-        rest = [f"NLL {v['nll']:.3f}", f"ECE {v['ece']:.3f}", f"Brier {v['brier']:.3f}"]
-        if "length_matched_accuracy" in v:
-            rest.append(
-                f"length-matched {_with_interval(v, 'length_matched_accuracy')} "
-                f"(n = {v['length_matched_n']:.0f})"
+        if "step_accuracy" in v:
+            line = f"{name}: steps right {_with_interval(v, 'step_accuracy')}"
+            if "step_auroc" in v:
+                line += f", AUROC {v['step_auroc']:.3f}"
+            yield (
+                f"{line}; calling all right gives {v['step_right_share']:.3f}; first "
+                f"error {_with_interval(v, 'first_error_accuracy')}; "
+                f"n = {v['n_steps']:.0f} steps"
             )
-        if "gold_accuracy" in v:
-            rest.append(f"gold accuracy {_with_interval(v, 'gold_accuracy')}")
-        if "best_of_k" in v:
-            rest.append(f"best of K {_with_interval(v, 'best_of_k')}")
-        yield f"  {', '.join(rest)}"
-        yield (
-            f"  responses given in reverse: scores change by at most "
-            f"{v['swap']['max_difference']:.1e}, {v['swap']['flipped_share']:.1%} of "
-            "the pairs change order"
-        )
+        if "nll" in v:
+            yield from _of_pairs(v)
         for kind, probe in v.get("probes", {}).items():
             yield (
                 f"  {kind} bias: measured {_with_interval(probe, 'model_bias')}, "
@@ -171,6 +166,26 @@ def summary_lines(evals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
             )
         for alarm in v.get("alarms", ()):
             yield f"  ALARM {alarm}"
+
+
+def _of_pairs(v: Mapping[str, Any]) -> Iterable[str]:
+    """What is printed beside the accuracy of a set with labelled pairs."""
+    rest = [f"NLL {v['nll']:.3f}", f"ECE {v['ece']:.3f}", f"Brier {v['brier']:.3f}"]
+    if "length_matched_accuracy" in v:
+        rest.append(
+            f"length-matched {_with_interval(v, 'length_matched_accuracy')} "
+            f"(n = {v['length_matched_n']:.0f})"
+        )
+    if "gold_accuracy" in v:
+        rest.append(f"gold accuracy {_with_interval(v, 'gold_accuracy')}")
+    if "best_of_k" in v:
+        rest.append(f"best of K {_with_interval(v, 'best_of_k')}")
+    yield f"  {', '.join(rest)}"
+    yield (
+        f"  responses given in reverse: scores change by at most "
+        f"{v['swap']['max_difference']:.1e}, {v['swap']['flipped_share']:.1%} of "
+        "the pairs change order"
+    )
 
 
 def _with_interval(values: Mapping[str, Any], key: str) -> str:

@@ -1,17 +1,33 @@
 """A data set through a model: a table of scores beside its labels."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from rm_jax.data.loader import Loader
+from rm_jax.evals.steps import StepTable
 from rm_jax.evals.table import ScoreTable
 from rm_jax.types import Labels, PackedBatch
 
-# (batch, labels) of one chunk -> scores [e k] on the host
-ScoreFn = Callable[[PackedBatch, Labels], Float[np.ndarray, "e k"]]
+
+class Scored(NamedTuple):
+    """What a model that scores steps says of a chunk.
+
+    Attributes:
+      scores: of the responses.
+      steps: of their steps.
+      scored: 1 where there is a step.
+    """
+
+    scores: Float[np.ndarray, "e k"]
+    steps: Float[np.ndarray, "e k p"]
+    scored: Float[np.ndarray, "e k p"]
+
+
+# (batch, labels) of one chunk -> scores [e k] on the host, or with those of steps
+ScoreFn = Callable[[PackedBatch, Labels], Float[np.ndarray, "e k"] | Scored]
 
 
 def score_table(
@@ -31,11 +47,39 @@ def score_table(
     data = loader.data
     n = min(limit, len(data)) if limit else len(data)
     scores = np.full((n, data.max_responses), np.nan, np.float32)
+    steps = _no_steps(scores, data.meta["max_steps"]) if loader.steps else None
     for block in loader.in_order(limit):
         for batch, labels in block.chunks:
-            put(scores, score_fn(batch, labels), labels)
+            found = score_fn(batch, labels)
+            if steps is not None:
+                put_steps(steps, found, labels)
+            put(scores, of_responses(found), labels)
         poll()
-    return table_of(data, scores)
+    return table_of(data, scores)._replace(steps=steps)
+
+
+def of_responses(found: Float[np.ndarray, "e k"] | Scored) -> np.ndarray:
+    """The scores of the responses alone."""
+    return np.asarray(found.scores if isinstance(found, Scored) else found)
+
+
+def _no_steps(scores: np.ndarray, p: int) -> StepTable | None:
+    shape = (*scores.shape, p)
+    both = (np.full(shape, np.nan, np.float32) for _ in StepTable._fields)
+    return StepTable(*both) if p else None
+
+
+def put_steps(into: StepTable, found: Scored, labels: Labels) -> None:
+    """Writes a chunk's step scores and labels to the rows of its examples."""
+    real = labels.ids >= 0
+    p = min(found.steps.shape[2], into.scores.shape[2])
+    scored, given = found.scored[real, :, :p] > 0, labels.steps[real, :, :p] >= 0
+    into.scores[labels.ids[real], :, :p] = np.where(
+        scored, found.steps[real, :, :p], np.nan
+    )
+    into.labels[labels.ids[real], :, :p] = np.where(
+        given, labels.steps[real, :, :p], np.nan
+    )
 
 
 def put(into: np.ndarray, scores: np.ndarray, labels: Labels) -> None:
@@ -83,7 +127,7 @@ def reversed_scores(
     out = np.full((n, data.max_responses), np.nan, np.float32)
     for block in loader.in_order(n, backwards=True):
         for batch, labels in block.chunks:
-            scores = np.asarray(score_fn(batch, labels))
+            scores = of_responses(score_fn(batch, labels))
             for row, i in enumerate(labels.ids):
                 if i >= 0:
                     out[i, : data.count(i)] = scores[row, : data.count(i)][::-1]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from rm_jax.evals import accuracy, bias, calibration
+from rm_jax.evals import accuracy, bias, calibration, steps
 from rm_jax.evals.intervals import Sample, intervals
 from rm_jax.evals.table import (
     Pairs,
@@ -38,12 +38,15 @@ def evaluate(
     longer_chosen_accuracy, length_balanced_accuracy (mean of the two). With K > 2:
     best_of_k, kendall_tau, n_best_of_k, n_kendall_tau. With gold utility:
     gold_accuracy, n_gold_pairs, score_length_corr_given_gold. Where they vary:
-    score_length_corr (within examples), score_length_corr_across.
+    score_length_corr (within examples), score_length_corr_across. With labelled steps
+    of a model that scores them: step_accuracy, first_error_accuracy, step_auroc,
+    step_right_share, n_steps (rm_jax/evals/steps.py); where no pair is labelled they
+    are there without all that is of pairs.
 
-    accuracy, gold_accuracy, length_matched_accuracy, best_of_k, kendall_tau, nll and
-    brier also have _low and _high: 95 %, by resampling prompts. A figure that is not
-    defined on this table (no such pairs, a single prompt, no variance) is absent;
-    no value is NaN.
+    accuracy, gold_accuracy, length_matched_accuracy, best_of_k, kendall_tau, nll,
+    brier, step_accuracy and first_error_accuracy also have _low and _high: 95 %, by
+    resampling prompts. A figure that is not defined on this table (no such pairs, a
+    single prompt, no variance) is absent; no value is NaN.
 
     Args:
       table: scores and labels.
@@ -51,26 +54,42 @@ def evaluate(
       temperature: T of the model under evaluation, nats of score a nat of log-odds.
 
     Raises:
-      ValueError: no labelled pair; or see `check`.
+      ValueError: no labelled pair or step; or see `check`.
     """
     found = pairs(table)
-    if not len(found.delta):
+    if not is_labelled(table):
         raise ValueError(
-            f"none of the {len(table.ids)} examples has two ranked responses or a soft "
-            "label: nothing to evaluate against"
+            f"none of the {len(table.ids)} examples has two ranked responses, a soft "
+            "label or a labelled step that the model scores: nothing to evaluate "
+            "against"
         )
     samples = _samples(table, found, temperature)
     out = _counts(table, found, samples)
+    if table.steps is not None:
+        samples |= steps.samples(table.steps, table.weight, table.prompts)
+        out |= steps.figures(table.steps, table.weight)
     for name, (low, high) in intervals(samples, seed).items():
         out[name] = samples[name].mean()
         out[f"{name}_low"], out[f"{name}_high"] = low, high
-    out |= _calibration(found, temperature) | _length(table, found)
+    if len(found.delta):
+        out |= _calibration(found, temperature) | _length(table, found)
     out |= _moments(table, found)
     return {name: float(v) for name, v in out.items() if not np.isnan(v)}
 
 
+def is_labelled(table: ScoreTable) -> bool:
+    """Whether there is a labelled pair, or a labelled step that has a score.
+
+    Raises:
+      ValueError: see `check`.
+    """
+    of_steps = table.steps
+    known = of_steps is not None and steps.figures(of_steps, table.weight)["n_steps"]
+    return bool(known or len(pairs(table).delta))
+
+
 def by_source(table: ScoreTable, **how: Any) -> dict[str, dict[str, float]]:
-    """`evaluate` of each source of a mixture that has a labelled pair; {} without one.
+    """`evaluate` of each source of a mixture that has a label; {} without a mixture.
 
     Args:
       table: scores and labels.
@@ -78,10 +97,8 @@ def by_source(table: ScoreTable, **how: Any) -> dict[str, dict[str, float]]:
     """
     names = [str(name) for name in np.unique(table.source) if name]
     rows = {name: take(table, table.source == name) for name in names}
-    counts = {
-        name: own.weight.any() and len(pairs(own).delta) for name, own in rows.items()
-    }
-    return {name: evaluate(rows[name], **how) for name in names if counts[name]}
+    usable = [n for n in names if rows[n].weight.any() and is_labelled(rows[n])]
+    return {name: evaluate(rows[name], **how) for name in usable}
 
 
 def histograms(table: ScoreTable, bins: int = 50) -> dict[str, Histogram]:

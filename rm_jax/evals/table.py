@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from rm_jax.evals.steps import StepTable
+
 
 class ScoreTable(NamedTuple):
     """One row an example, one column a response.
@@ -26,6 +28,7 @@ class ScoreTable(NamedTuple):
       prompts: hash of the prompt: the cluster of the example in intervals.
       gold: true utility of each response; NaN where not known.
       source: name of the example's source in a mixture; "" without one.
+      steps: of a model that scores them, on a set that names them; else None.
     """
 
     ids: Shaped[np.ndarray, "e"]
@@ -38,6 +41,7 @@ class ScoreTable(NamedTuple):
     prompts: Int[np.ndarray, "e"]
     gold: Float[np.ndarray, "e k"]
     source: Shaped[np.ndarray, "e"]
+    steps: StepTable | None = None
 
 
 class Pairs(NamedTuple):
@@ -85,7 +89,9 @@ def check(table: ScoreTable) -> None:
     e, k = table.scores.shape
     if e == 0:
         raise ValueError("the table has no example: nothing to evaluate")
-    for name, array in table._asdict().items():
+    for name, array in table._replace(steps=None)._asdict().items():
+        if array is None:
+            continue
         shape = (e, k) if name in ("scores", "ranks", "lengths", "gold") else (e,)
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, want {shape}")
@@ -115,17 +121,18 @@ def concat(tables: Sequence[ScoreTable]) -> ScoreTable:
     k = max(t.scores.shape[1] for t in tables)
     fill = {"scores": np.nan, "ranks": -1, "lengths": 0, "gold": np.nan}
     columns = {}
-    for name in ScoreTable._fields:
+    for name in ScoreTable._fields[:-1]:
         parts = [getattr(t, name) for t in tables]
         if name in fill:
             parts = [_widen(p, k, fill[name]) for p in parts]
         columns[name] = np.concatenate(parts)
-    return ScoreTable(**columns)
+    return ScoreTable(**columns, steps=_joined([t.steps for t in tables], tables, k))
 
 
 def take(table: ScoreTable, rows: Bool[np.ndarray, "e"]) -> ScoreTable:
     """The examples where `rows` is true."""
-    return ScoreTable(*(column[rows] for column in table))
+    steps = table.steps and StepTable(*(x[rows] for x in table.steps))
+    return ScoreTable(*(column[rows] for column in table[:-1]), steps=steps)
 
 
 def pairs(table: ScoreTable) -> Pairs:
@@ -212,6 +219,23 @@ def _refuse(
         f"example {str(table.ids[row])!r}{where}: {field} is {value}: {why} "
         f"({int(wrong.any(1).sum())} such examples)"
     )
+
+
+def _joined(
+    parts: Sequence[StepTable | None], tables: Sequence[ScoreTable], k: int
+) -> StepTable | None:
+    """The steps of several tables, NaN where one has none."""
+    p = max((x.scores.shape[2] for x in parts if x is not None), default=0)
+    if not p:
+        return None
+    out = []
+    for own, table in zip(parts, tables, strict=True):
+        both = np.full((2, len(table.ids), k, p), np.nan, np.float32)
+        if own is not None:
+            _, wide, long = own.scores.shape
+            both[:, :, :wide, :long] = own
+        out.append(both)
+    return StepTable(*np.concatenate(out, axis=1))
 
 
 def _widen(

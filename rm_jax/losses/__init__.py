@@ -10,13 +10,18 @@ works as well, and in Python `choose(config, losses={**LOSSES, "mine": f})`.
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Set
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rm_jax.losses.checks import (
+    check_labels,
+    check_outputs,
+    check_parameter_terms,
+    check_terms,
+)
 from rm_jax.losses.distributional import gaussian_mle, gaussian_reparam, quantile
 from rm_jax.losses.grm import grm_dpo, grm_sft
 from rm_jax.losses.knobs import (
@@ -35,7 +40,9 @@ from rm_jax.losses.margins import (
     margin_mse,
     scaled_bt,
 )
+from rm_jax.losses.nnm import NNM
 from rm_jax.losses.noise import label_smooth, robust_bt, soft_label
+from rm_jax.losses.objective import PAIRS, TOKEN_LOGP, Objective
 from rm_jax.losses.odin import odin, odin_orthogonal, odin_sums
 from rm_jax.losses.pairwise import bradley_terry, bt
 from rm_jax.losses.pointwise import binary, ordinal, regress
@@ -57,11 +64,13 @@ from rm_jax.types import Labels, RewardOutput
 __all__ = [
     "LOSSES",
     "REGULARIZERS",
+    "SAID",
     "Needs",
     "Objective",
     "Range",
     "Regularizer",
     "check_labels",
+    "check_parameter_terms",
     "check_outputs",
     "check_terms",
     "choose",
@@ -117,32 +126,8 @@ REGULARIZERS: dict[str, Regularizer] = {
     "grm_dpo": Regularizer(per_example=grm_dpo),
     "vib": Regularizer(per_example=vib),
     "vib_averaged": Regularizer(per_example=vib_averaged),
+    "lora_nnm": NNM,
 }
-TOKEN_LOGP = "token_logp"
-
-
-class Objective(NamedTuple):
-    """A chosen loss and its regularisers.
-
-    Attributes:
-      loss: (out, labels, hparams, key) -> [e].
-      regularizers: name -> Regularizer.
-      hparams: "loss" and each regulariser's name -> its knobs, float32 arrays. They go
-        into the train state; the functions here take them from there.
-      needs: field of Labels, or "token_logp" -> who needs it.
-      outputs: name in RewardOutput.aux -> who reads it.
-    """
-
-    loss: Callable[..., Array]
-    regularizers: dict[str, Regularizer]
-    hparams: dict[str, Any]
-    needs: dict[str, str]
-    outputs: dict[str, str]
-
-    @property
-    def needs_token_logp(self) -> bool:
-        """Whether the model must return RewardOutput.token_logp."""
-        return TOKEN_LOGP in self.needs
 
 
 def choose(
@@ -152,8 +137,9 @@ def choose(
 ) -> Objective:
     """The objective that a config's `loss` section describes.
 
-    A loss says what it cannot do without in attributes: labels, or log p of tokens, in
-    `fn.needs = ("token_logp",)`, outputs of the head in `fn.outputs = ("attributes",)`;
+    A loss says what it cannot do without in attributes: labels, two responses that are
+    compared or log p of tokens, in `fn.needs = ("strength", "pairs", "token_logp")`,
+    outputs of the head in `fn.outputs = ("attributes",)`;
     a knob that needs a label when it is not 0 has `Needs("strength")` in its type.
 
     Args:
@@ -181,112 +167,6 @@ def choose(
         raise ValueError("a regularizer cannot be named 'loss': rename it")
     needs = _needs(fn, found, hparams, where)
     return Objective(fn, found, hparams, needs, _outputs(fn, found, where))
-
-
-def check_labels(objective: Objective, available: Set[str]) -> None:
-    """Fails where the objective needs a label that the data does not have.
-
-    Args:
-      objective: of `choose`.
-      available: fields of Labels that the training data fills.
-
-    Raises:
-      ValueError: naming the field, who needs it and what there is.
-    """
-    for field, who in objective.needs.items():
-        if field != TOKEN_LOGP and field not in available:
-            raise ValueError(
-                f"{who} needs the label {field!r}, which the training data does not "
-                f"have; it has {sorted(available)}"
-            )
-
-
-def check_outputs(
-    objective: Objective, head: str, outputs: Set[str], known: Mapping[str, Set[str]]
-) -> None:
-    """Fails where the objective reads what the model's head does not give.
-
-    Args:
-      objective: of `choose`.
-      head: name of the head.
-      outputs: what it gives beside scores.
-      known: head -> what it gives.
-
-    Raises:
-      ValueError: naming the output, who needs it and the heads that have it.
-    """
-    for name, who in objective.outputs.items():
-        if name not in outputs:
-            others = sorted(n for n, given in known.items() if name in given)
-            raise ValueError(
-                f"{who} needs the output {name!r}, which the head {head!r} does not "
-                f"give: set config.model.head.name to one of {others}"
-            )
-
-
-def check_terms(
-    objective: Objective, attributes: int, outputs: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Traces the loss and every regulariser that is per example, without a model.
-
-    Args:
-      objective: of `choose`.
-      attributes: ratings that the training data have.
-      outputs: of the head -> their shape after [e k].
-
-    Raises:
-      ValueError: naming the function that fails, or returns something else than one
-        float for each example.
-    """
-    e, k = 3, 2
-    shape = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
-    labels = Labels(
-        ranks=shape(e, k, dtype=jnp.int32),
-        present=shape(e, k, dtype=jnp.int32),
-        soft=shape(e),
-        strength=shape(e),
-        weight=shape(e),
-        ratings=shape(e, k, attributes),
-        steps=shape(e, k, 0, dtype=jnp.int32),
-        lengths=shape(e, k, dtype=jnp.int32),
-        ids=shape(e, dtype=jnp.int32),
-        source=shape(e, dtype=jnp.int32),
-        reference_logp=shape(e, k),
-    )
-    logp = shape(e, k) if objective.needs_token_logp else None
-    aux = {name: shape(e, k, *rest) for name, rest in outputs.items()}
-    out = RewardOutput(shape(e, k), aux, logp)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    terms: dict[str, Callable[..., Array]] = {"loss": objective.loss}
-    regularizers = objective.regularizers.items()
-    terms |= {n: r.per_example for n, r in regularizers if r.per_example is not None}
-    for name, fn in terms.items():
-        who = "the loss" if name == "loss" else f"regularizer {name}"
-        who = (
-            f"{who}, {getattr(fn, '__module__', '')}:{getattr(fn, '__qualname__', fn)}"
-        )
-        try:
-            found = jax.eval_shape(fn, out, labels, objective.hparams[name], key)
-        except Exception as error:  # somebody's function: whatever it raises, named
-            why = str(error).strip().partition("\n")[0]
-            raise ValueError(f"{who}, fails: {type(error).__name__}: {why}") from error
-        if not _one_float_each(found, e):
-            raise ValueError(
-                f"{who}, returns {_described(found)} for {e} examples: want one float "
-                f"an example, shape ({e},); the step weights and averages them"
-            )
-
-
-def _one_float_each(found: Any, e: int) -> bool:
-    if not isinstance(found, jax.ShapeDtypeStruct):
-        return False
-    return found.shape == (e,) and jnp.issubdtype(found.dtype, jnp.floating)
-
-
-def _described(found: Any) -> str:
-    if isinstance(found, jax.ShapeDtypeStruct):
-        return f"{found.dtype} of shape {found.shape}"
-    return repr(found)
 
 
 def example_terms(
@@ -351,7 +231,10 @@ def global_terms(
 
 
 def parameter_terms(
-    objective: Objective, params: Any, hparams: Mapping[str, Any]
+    objective: Objective,
+    params: Any,
+    hparams: Mapping[str, Any],
+    across_members: bool = False,
 ) -> dict[str, Float[Array, ""]]:
     """Each regulariser that is a function of parameters, times its weight.
 
@@ -359,11 +242,12 @@ def parameter_terms(
       objective: of `choose`.
       params: parameters of the model.
       hparams: like objective.hparams.
+      across_members: those that see all members at once, instead of the others.
     """
     return {
         name: hparams[name].weight * reg.params(params, hparams[name])
         for name, reg in objective.regularizers.items()
-        if reg.params is not None
+        if reg.params is not None and reg.across_members == across_members
     }
 
 
@@ -404,7 +288,8 @@ def _imported(kind: str, name: str) -> Any:
 def _regularizer_knobs(reg: Regularizer, values: Any, where: str) -> Any:
     if not hasattr(values, "items"):  # a ConfigDict is a mapping in all but type
         raise ValueError(f"{where} = {values!r}: want its knobs, {{'weight': number}}")
-    given = {n for n in reg._fields if getattr(reg, n) is not None}
+    parts = ("per_example", "params", "stats", "value")
+    given = {n for n in parts if getattr(reg, n) is not None}
     if given not in ({"per_example"}, {"params"}, {"stats", "value"}):
         raise ValueError(
             f"{where} sets {sorted(given)}: want per_example, or params, or stats and "
@@ -429,7 +314,7 @@ def _outputs(
 ) -> dict[str, str]:
     outputs = {name: where for name in getattr(fn, "outputs", ())}
     for reg, parts in regs.items():
-        for part in parts:
+        for part in parts:  # a flag among them has no outputs
             for name in getattr(part, "outputs", ()):
                 outputs[name] = f"regularizer {reg}"
     return outputs
@@ -447,9 +332,7 @@ def _needs(
             for field in getattr(part, "needs", ()):
                 needs[field] = f"regularizer {name}"
     for field, who in needs.items():
-        if field not in (*Labels._fields, TOKEN_LOGP):
-            raise ValueError(
-                f"{who} needs {field!r}, which is not one of "
-                f"{[*Labels._fields, TOKEN_LOGP]}"
-            )
+        known = [*Labels._fields, PAIRS, TOKEN_LOGP]
+        if field not in known:
+            raise ValueError(f"{who} needs {field!r}, which is not one of {known}")
     return needs

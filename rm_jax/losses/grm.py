@@ -83,5 +83,5 @@ def _of_winners(
     return mean_of_pairs(p, both, jnp.zeros(()))
 
 
-grm_sft.needs = ("token_logp",)
-grm_dpo.needs = ("token_logp", "reference_logp")
+grm_sft.needs = ("pairs", "token_logp")
+grm_dpo.needs = ("pairs", "token_logp", "reference_logp")

@@ -87,3 +87,6 @@ def best_of_k(
     # Where nothing is ranked both sums are over everything, and their difference is 0.
     over = lambda kept: jax.nn.logsumexp(jnp.where(kept | ~known, r, -jnp.inf), axis=1)
     return over(ranked) - over(best)
+
+
+bt_kwise.needs = plackett_luce.needs = best_of_k.needs = ("pairs",)

@@ -68,7 +68,8 @@ def margin_bt(
 
     Llama 2 grades a preference 0 (negligibly better) to 3 (significantly better): its
     small margins {0, 1/3, 2/3, 1} are margin = 0, margin_strength = 1/3, its large ones
-    {0, 1, 2, 3} margin_strength = 1. m = 0 is `bt`.
+    {0, 1, 2, 3} margin_strength = 1. m = 0 is `bt`. Where strength is not given m is
+    the margin.
 
     Args:
       out: scores [e k].
@@ -154,6 +155,8 @@ def margin_mse(
 ) -> Float[Array, "e"]:
     """f(Δ) = (Δ - m)^2, m = margin + margin_strength * strength; 0 for a tie.
 
+    Where strength is not given m is the margin.
+
     Args:
       out: scores [e k].
       labels: ranks, present, soft, strength.
@@ -169,5 +172,5 @@ def margin_mse(
     return mean_of_pairs(p, cost, hparams.tie_weight)
 
 
-adaptive_margin.needs = ("strength",)
-scaled_bt.needs = ("strength",)
+adaptive_margin.needs = scaled_bt.needs = ("pairs", "strength")
+margin_bt.needs = hinge.needs = margin_mse.needs = ("pairs",)

@@ -99,4 +99,5 @@ def soft_label(
     return bt(out, labels, hparams, key)
 
 
-soft_label.needs = ("soft",)
+soft_label.needs = ("pairs", "soft")
+label_smooth.needs = robust_bt.needs = ("pairs",)

@@ -187,3 +187,6 @@ def mean_of_pairs(
 
 def _count(flags: Bool[Array, "e k k"]) -> Float[Array, "e"]:
     return jnp.sum(flags, axis=(1, 2), dtype=jnp.float32)
+
+
+bt.needs = bradley_terry.needs = ("pairs",)

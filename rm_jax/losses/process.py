@@ -1,7 +1,8 @@
 """Losses on the steps of a response, and on whole responses for rewards of steps.
 
 Step labels [e k p] are in [0, 1], negative where there is none: 1 right, 0 wrong, or
-the share of rollouts from there that reach the right answer.
+the share of rollouts from there that reach the right answer. Steps without a label are
+left out; a response without any costs nothing.
 """
 
 import math
@@ -88,7 +89,8 @@ def implicit_prm_ce(
     """-[y log σ(r) + (1 - y) log σ(-r)], r = β (log π(response) - log π_ref(response)).
 
     y, between 0 and 1, is the only rating of a response: whether it was right. The
-    log-ratio of each step is then its reward, without any label of steps.
+    log-ratio of each step is then its reward, without any label of steps. A response
+    without a rating or a reference_logp is left out.
 
     Args:
       out: token_logp [e k].

@@ -31,12 +31,15 @@ class Regularizer(NamedTuple):
       params: (params, hparams) -> scalar.
       stats: (out, labels, hparams) -> pytree of sums over examples.
       value: (sums, hparams) -> scalar.
+      across_members: whether `params` gets the parameters of all members at once, what
+        they own with its leading axis m (1 for a single model).
     """
 
     per_example: Callable[..., Array] | None = None
     params: Callable[..., Array] | None = None
     stats: Callable[..., object] | None = None
     value: Callable[..., Array] | None = None
+    across_members: bool = False
 
 
 class WeightKnobs(NamedTuple):
@@ -140,7 +143,7 @@ def winner_sums(out: RewardOutput, labels: Labels, hparams: WeightKnobs) -> Winn
     winner = p.chance * r[:, :, None] + (1.0 - p.chance) * r[:, None, :]
     n = jnp.sum(ordered, axis=(1, 2))
     mean = jnp.sum(ordered * winner, axis=(1, 2)) / jnp.maximum(n, 1.0)
-    w = labels.weight.astype(jnp.float32) * (n > 0)
+    w = jnp.where(n > 0, labels.weight.astype(jnp.float32), 0.0)
     return WinnerSums(jnp.sum(w), jnp.sum(w * mean))
 
 
@@ -183,3 +186,6 @@ def correlation(sums: LengthSums) -> Float[Array, ""]:
     # The inner where keeps the square root's gradient finite in the branch not taken.
     scale = jnp.sqrt(jnp.where(ok, var_r, 1.0)) * jnp.sqrt(jnp.where(ok, var_l, 1.0))
     return jnp.where(ok, (sums.rl / n - mr * ml) / scale, 0.0)
+
+
+center.needs = winner_sums.needs = ("pairs",)

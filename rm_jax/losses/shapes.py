@@ -142,3 +142,6 @@ def ce_pointwise(
     won, lost = sp(-first) + sp(second), sp(first) + sp(-second)
     cost = p.chance * won + (1.0 - p.chance) * lost
     return mean_of_pairs(p, jnp.where(p.compared, cost, 0.0), hparams.tie_weight)
+
+
+focal.needs = focal_penalty.needs = tempered_bt.needs = ce_pointwise.needs = ("pairs",)

@@ -107,3 +107,6 @@ def _outcome(p: Pairs, first: Array, second: Array, tied: Array) -> Float[Array,
     won = p.chance * first + (1.0 - p.chance) * second
     cost = -jnp.where(p.tied, tied, won)
     return mean_of_pairs(p, cost, jnp.ones(()))
+
+
+rao_kupper.needs = davidson.needs = ("pairs",)

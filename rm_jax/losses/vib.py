@@ -32,8 +32,7 @@ def vib(
       hparams: weight, multiplied outside.
       key: not used.
     """
-    mean, log_std = out.aux["latent_mean"], out.aux["latent_log_std"]
-    return _mean_of_present(jnp.sum(_kl(mean, log_std), axis=-1), labels)
+    return _mean_of_present(jnp.sum(_kl(*_latent(out, labels)), axis=-1), labels)
 
 
 def vib_averaged(
@@ -49,8 +48,16 @@ def vib_averaged(
       hparams: weight, multiplied outside.
       key: not used.
     """
-    both = out.aux["latent_mean"], out.aux["latent_log_std"]
+    both = _latent(out, labels)
     return _mean_of_present(_kl(*(jnp.mean(x, axis=-1) for x in both)), labels)
+
+
+def _latent(out: RewardOutput, labels: Labels) -> tuple[Array, Array]:
+    """μ and log σ, 0 where there is no response."""
+    present = (labels.present > 0)[..., None]
+    both = out.aux["latent_mean"], out.aux["latent_log_std"]
+    mean, log_std = (jnp.where(present, x, 0.0) for x in both)
+    return mean, log_std
 
 
 def _kl(mean: Array, log_std: Array) -> Array:

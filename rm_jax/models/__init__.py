@@ -8,12 +8,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from rm_jax.models import heads
+from rm_jax.models import heads, lora
 from rm_jax.models.arch import ArchConfig, decoder, frozen
 from rm_jax.models.reward import RewardModel
 from rm_jax.types import PackedBatch, RewardOutput
 
-__all__ = ["ARCHS", "ArchConfig", "RewardModel", "functions", "heads", "make_arch"]
+__all__ = [
+    "ARCHS",
+    "ArchConfig",
+    "RewardModel",
+    "functions",
+    "heads",
+    "lora",
+    "make_arch",
+]
 
 ARCHS = {"decoder": decoder}
 
@@ -48,12 +56,24 @@ def make_arch(
             "package.module:function"
         )
     head, knobs = heads.choose(model["head"], attributes)
+    init = model["head"]["init"]
+    adapters = model["lora"]
+    if heads.find(head).steps and pooling != "last":
+        raise ValueError(
+            f"config.model.head.name = {head!r} scores a step at its last token, but "
+            f"config.contract.pooling = {pooling!r}: set it to 'last'"
+        )
     of_data = attributes if heads.find(head).of_attributes else ()
     return dataclasses.replace(
         make(model, vocab_size, pooling),
         head=head,
         head_knobs=frozen(knobs),
         attributes=tuple(of_data),
+        # What a run that is kept has is not drawn; "reset" draws it as "normal" does.
+        head_init="zero" if init == "zero" else "normal",
+        lora_rank=adapters["rank"],
+        lora_alpha=adapters["alpha"],
+        lora_targets=tuple(adapters["targets"]) if adapters["rank"] else (),
     )
 
 

@@ -10,7 +10,6 @@ from rm_jax import schemas
 COPIED = (
     "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "windows", "attention",
     "attention_block", "rope_base", "norm_eps", "lm_head", "dropout", "dtype", "remat",
-    "head_init",
 )  # fmt: skip
 
 
@@ -40,6 +39,9 @@ class ArchConfig:
       head: name in models.heads.HEADS, or package.module:HEAD.
       head_knobs: (name, value) of every knob of that head.
       attributes: names of the ratings that heads with attributes give.
+      lora_rank: of adapters; 0 is none.
+      lora_alpha: adapters are multiplied with lora_alpha / lora_rank.
+      lora_targets: kernels with an adapter, names in models.lora.TARGETS.
     """
 
     vocab_size: int
@@ -63,6 +65,9 @@ class ArchConfig:
     head: str = "linear"
     head_knobs: tuple[tuple[str, Any], ...] = ()
     attributes: tuple[str, ...] = ()
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ()
 
     def knob(self, name: str) -> Any:
         """A knob of the head."""
@@ -88,6 +93,7 @@ class ArchConfig:
             "windows": list(self.windows),
             "head_knobs": _thawed(self.head_knobs),
             "attributes": list(self.attributes),
+            "lora_targets": list(self.lora_targets),
         }
         return schemas.stamped("arch.json", values)
 
@@ -96,8 +102,7 @@ def from_json(values: Mapping[str, Any]) -> ArchConfig:
     """Reads `to_json` back; a missing or unknown field is an error that names it."""
     known = {f.name for f in dataclasses.fields(ArchConfig)}
     values = schemas.checked("arch.json", dict(values), "arch.json")
-    if values.pop(schemas.KEY) == 1:
-        values = {"head": "linear", "head_knobs": {}, "attributes": []} | values
+    values.pop(schemas.KEY)
     if set(values) != known:
         raise ValueError(
             f"arch.json: missing {sorted(known - set(values))}, "
@@ -109,6 +114,7 @@ def from_json(values: Mapping[str, Any]) -> ArchConfig:
             "windows": tuple(values["windows"]),
             "head_knobs": frozen(values["head_knobs"]),
             "attributes": tuple(values["attributes"]),
+            "lora_targets": tuple(values["lora_targets"]),
         }
     )
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rm_jax.models.arch import ArchConfig
+from rm_jax.models.stepwise import reduced
 
 Outputs = dict[str, Array]
 
@@ -47,8 +48,11 @@ class Head(NamedTuple):
       knobs: name -> default, of `config.model.head`.
       prompt: whether Pooled.prompt is read.
       of_attributes: whether it predicts the ratings of the data.
-      combine: (outputs [e k ...], present [e k]) -> outputs; for heads whose scores
-        depend on the other responses of the example.
+      steps: outputs that are one a step, [e k p]; with any, each step of a response is
+        scored at its last token, and p is the slots of a row.
+      combine: (outputs [e k ...], present [e k], arch) -> outputs; for heads whose
+        scores depend on the other responses of the example, or on their steps.
+      zero: whether it may start at 0; else it has a start of its own.
     """
 
     init: Callable[[Array, ArchConfig], Any]
@@ -57,7 +61,9 @@ class Head(NamedTuple):
     knobs: Mapping[str, Any] = {}
     prompt: bool = False
     of_attributes: bool = False
-    combine: Callable[[Outputs, Array], Outputs] | None = None
+    steps: tuple[str, ...] = ()
+    combine: Callable[[Outputs, Array, ArchConfig], Outputs] | None = None
+    zero: bool = True
 
 
 def find(name: str) -> Head:
@@ -89,7 +95,8 @@ def choose(
     """Name and knobs of the head that `config.model.head` describes.
 
     Args:
-      config_head: {"name": ..., knob: value, ...}; knobs left out have their defaults.
+      config_head: {"name": ..., "init": ..., knob: value, ...}; knobs left out have
+        their defaults.
       attributes: names of the ratings of the training data.
 
     Raises:
@@ -97,7 +104,7 @@ def choose(
         than the default; a head of attributes for data without ratings.
     """
     values = dict(config_head)
-    name = values.pop("name")
+    name, init = values.pop("name"), values.pop("init")
     head = find(name)
     for knob, value in values.items():
         if knob not in head.knobs:
@@ -106,6 +113,11 @@ def choose(
                 f"{dict(head.knobs)}"
             )
         _check(f"config.model.head.{knob}", value, head.knobs[knob])
+    if init == "zero" and not head.zero:
+        raise ValueError(
+            f"config.model.head.init = 'zero': the head {name} has parts that differ "
+            "only by how they start: choose 'normal'"
+        )
     if head.of_attributes and not attributes:
         others = sorted(n for n, h in HEADS.items() if not h.of_attributes)
         raise ValueError(
@@ -377,7 +389,7 @@ def _pair(params: Array, x: Pooled, arch: ArchConfig, key: Array | None) -> Outp
     return {"scores": jnp.zeros(v.shape[:2]), "embedding": v}
 
 
-def _against(outputs: Outputs, present: Array) -> Outputs:
+def _against(outputs: Outputs, present: Array, arch: ArchConfig) -> Outputs:
     """Δ(i, j) = Σ_p (u_ip v_jp - v_ip u_jp): antisymmetric, and may be cyclic.
 
     (u_p, v_p) are the coordinates of a response in the plane p. r_i = Σ_j Δ(i, j) / n
@@ -393,6 +405,30 @@ def _against(outputs: Outputs, present: Array) -> Outputs:
     delta = (one(u, w) - one(w, u)) * both
     n = jnp.maximum(jnp.sum(present, axis=1, keepdims=True), 1)
     return outputs | {"scores": jnp.sum(delta, axis=2) / n, "preference": delta}
+
+
+# --- steps ----------------------------------------------------------------------------
+
+
+def _steps_init(key: Array, arch: ArchConfig) -> dict[str, Array]:
+    kernel = start(key, arch, arch.d_model)
+    return {"kernel": kernel, "bias": jnp.zeros((), jnp.float32)}
+
+
+def _steps(params: Any, x: Pooled, arch: ArchConfig, key: Array | None) -> Outputs:
+    """s = w · h + b at the end of each step, and of the response."""
+    s = affine(x.response, params)
+    return {"scores": s, "steps": s, "scored": jnp.ones_like(s)}
+
+
+def _of_steps(outputs: Outputs, present: Array, arch: ArchConfig) -> Outputs:
+    """r = log p / (1 - p), p the min, prod, last or mean of σ(s) over the steps.
+
+    A response whose steps are not given is one step: r = s at its end.
+    """
+    steps, scored = outputs["steps"], outputs["scored"] > 0
+    r = reduced(arch.knob("reduce"), steps, scored, outputs["scores"])
+    return outputs | {"scores": r}
 
 
 _none = lambda arch: ()
@@ -433,7 +469,7 @@ HEADS: dict[str, Head] = {
         {"weights": {}},
         of_attributes=True,
     ),
-    "odin": Head(_odin_init, _odin, {"quality": _none, "length": _none}),
+    "odin": Head(_odin_init, _odin, {"quality": _none, "length": _none}, zero=False),
     "length_expert": Head(
         _expert_init, _expert, {"quality": _none, "length": _none}, {"hidden": 16}
     ),
@@ -449,10 +485,26 @@ HEADS: dict[str, Head] = {
         {"embedding": lambda arch: (arch.knob("planes"), 2)},
         {"planes": 3},
         combine=_against,
+        zero=False,
+    ),
+    "steps": Head(
+        _steps_init,
+        _steps,
+        {"steps": _none, "scored": _none},
+        {"reduce": "min"},
+        steps=("steps", "scored"),
+        combine=_of_steps,
     ),
 }
 
 
-def shapes(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
-    """What the head of a model gives beside the scores -> its shape after [e k]."""
-    return {name: shape(arch) for name, shape in find(arch.head).outputs.items()}
+def shapes(arch: ArchConfig, slots: int = 2) -> dict[str, tuple[int, ...]]:
+    """What the head of a model gives beside the scores -> its shape after [e k].
+
+    Args:
+      arch: of the model.
+      slots: of a row; a response has at most that many steps.
+    """
+    head = find(arch.head)
+    of_step = lambda name: (slots,) if name in head.steps else ()
+    return {name: of_step(name) + shape(arch) for name, shape in head.outputs.items()}

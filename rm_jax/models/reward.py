@@ -60,10 +60,15 @@ class RewardModel(Trunk):
         params = self.param("head", head.init, a)
         key = self.make_rng("head") if train else None
         slots = head.apply(params, heads.Pooled(response, prompt, lengths), a, key)
-        outputs = {n: scatter(v, batch, examples, responses) for n, v in slots.items()}
+        outputs = {
+            n: (scatter_steps if n in head.steps else scatter)(
+                v, batch, examples, responses
+            )
+            for n, v in slots.items()
+        }
         if head.combine is not None:
             present = scatter(jnp.ones(batch.slots.shape), batch, examples, responses)
-            outputs = head.combine(outputs, present > 0)
+            outputs = head.combine(outputs, present > 0, a)
         scores = outputs.pop("scores")
         logp = None
         if a.lm_head == "untied":
@@ -124,13 +129,33 @@ def prompt_ends(batch: PackedBatch) -> Int[Array, "b s"]:
 def scatter(
     values: Float[Array, "b s *n"], batch: PackedBatch, examples: int, responses: int
 ) -> Float[Array, "e k *n"]:
-    """Values of slots to their (example, response); 0 where there is none."""
-    e, k = batch.slot_ids[..., 0], batch.slot_ids[..., 1]
-    flat = jnp.where(e >= 0, e * responses + k, examples * responses)
+    """Values at the ends of responses to their (example, response); 0 without one."""
+    e, k, step = (batch.slot_ids[..., i] for i in range(3))
+    found = _scatter(values, e * responses + k, step == 0, examples * responses)
+    return found.reshape(examples, responses, *values.shape[2:])
+
+
+def scatter_steps(
+    values: Float[Array, "b s *n"], batch: PackedBatch, examples: int, responses: int
+) -> Float[Array, "e k p *n"]:
+    """Values at the ends of steps to their (example, response, step); 0 without one.
+
+    p is s: all the steps of a response are in one row.
+    """
+    e, k, step = (batch.slot_ids[..., i] for i in range(3))
+    p = batch.slots.shape[1]
+    at = (e * responses + k) * p + step - 1
+    found = _scatter(values, at, step > 0, examples * responses * p)
+    return found.reshape(examples, responses, p, *values.shape[2:])
+
+
+def _scatter(
+    values: Float[Array, "b s *n"], at: Array, use: Array, size: int
+) -> Float[Array, "size *n"]:
     rest = values.shape[2:]
-    out = jnp.zeros((examples * responses + 1, *rest), jnp.float32)
-    out = out.at[flat.reshape(-1)].add(values.reshape(-1, *rest))
-    return out[:-1].reshape(examples, responses, *rest)
+    flat = jnp.where(use, at, size).reshape(-1)
+    out = jnp.zeros((size + 1, *rest), jnp.float32)
+    return out.at[flat].add(values.reshape(-1, *rest))[:-1]
 
 
 def predecessors(batch: PackedBatch) -> Int[Array, "b t"]:

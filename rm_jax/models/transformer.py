@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from rm_jax.models import attention
 from rm_jax.models.arch import ArchConfig
 from rm_jax.models.attention import Place, Turns
+from rm_jax.models.lora import Linear
 from rm_jax.types import PackedBatch
 
 
@@ -40,17 +41,6 @@ class RMSNorm(nn.Module):
         return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
-def _dense(features: int, arch: ArchConfig, scale: float = 1.0) -> nn.Dense:
-    init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
-    return nn.Dense(
-        features,
-        use_bias=False,
-        dtype=arch.dtype,
-        param_dtype=jnp.float32,
-        kernel_init=init,
-    )
-
-
 class Attention(nn.Module):
     """Queries of some tokens over the keys of all."""
 
@@ -59,10 +49,10 @@ class Attention(nn.Module):
 
     def setup(self):
         a = self.arch
-        self.q = _dense(a.n_heads * a.head_dim, a)
-        self.k = _dense(a.n_kv_heads * a.head_dim, a)
-        self.v = _dense(a.n_kv_heads * a.head_dim, a)
-        self.o = _dense(a.d_model, a, scale=1 / (2 * a.n_layers))
+        self.q = Linear(a.n_heads * a.head_dim, a)
+        self.k = Linear(a.n_kv_heads * a.head_dim, a)
+        self.v = Linear(a.n_kv_heads * a.head_dim, a)
+        self.o = Linear(a.d_model, a, scale=1 / (2 * a.n_layers))
 
     def __call__(
         self,
@@ -102,8 +92,8 @@ class MLP(nn.Module):
 
     def setup(self):
         a = self.arch
-        self.gate, self.up = _dense(a.d_ff, a), _dense(a.d_ff, a)
-        self.down = _dense(a.d_model, a, scale=1 / (2 * a.n_layers))
+        self.gate, self.up = Linear(a.d_ff, a), Linear(a.d_ff, a)
+        self.down = Linear(a.d_model, a, scale=1 / (2 * a.n_layers))
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Token-wise."""

@@ -121,15 +121,15 @@ def find_baseline(found: Sequence[Keys], given: Keys, of: Keys) -> Keys | None:
     A key that the baseline does not have may have any value in `of`: "bt" has no margin
     and is the baseline of every margin. None where no condition, or more than one, is.
     """
-    fits = [
-        one
-        for one in found
-        if all(one[key] == value for key, value in given.items())
-        and all(
-            one[key] is None or one[key] == of[key] for key in one if key not in given
-        )
-    ]
-    return fits[0] if len(fits) == 1 else None
+    own = [key for key in of if key not in given]
+    all_fit = [one for one in found if all(one[k] == v for k, v in given.items())]
+    for fits in (
+        [one for one in all_fit if all(one[key] == of[key] for key in own)],
+        [one for one in all_fit if all(one[key] in (None, of[key]) for key in own)],
+    ):
+        if len(fits) == 1:
+            return fits[0]
+    return None
 
 
 def compared(

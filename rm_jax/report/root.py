@@ -111,11 +111,7 @@ def added(unit: Unit) -> list[str]:
     """Names of the benchmarks that `rm-jax eval --root` added to a unit."""
     folder = store.join(unit.path, "evals")
     files = store.listdir(folder) if store.exists(folder) else []
-    return [
-        file.removesuffix(".json")
-        for file in files
-        if file.endswith(".json") and not file.startswith(".")  # half-written
-    ]
+    return [file.removesuffix(".json") for file in files if file.endswith(".json")]
 
 
 def figures(root: Root) -> Any:
@@ -168,14 +164,16 @@ def logged(unit: Unit) -> Iterator[tuple[int, dict[str, float]]]:
 def progress(root: Root) -> Any:
     """How far the units are, as a DataFrame, one row a unit.
 
-    Columns: unit, null, status (finished, running, failed or not started), step, of
-    (steps in all; None where that is not known yet), seconds (of training), skips (of
-    updates), alarms, and the keys.
+    Columns: unit, null, the keys, status (finished, running, failed or not started),
+    step, of (steps in all; None where that is not known yet), seconds (of training),
+    skips (of updates), alarms, why (it failed; "" otherwise).
 
     "running" is a unit that has begun: one whose process was killed reads the same.
     """
     rows = [(unit, _progress(unit)) for unit in root.units]
-    return _frame(root, rows, "status", "step", "of", "seconds", "skips", "alarms")
+    return _frame(
+        root, rows, "status", "step", "of", "seconds", "skips", "alarms", "why"
+    )
 
 
 def write_parquet(root: Root) -> str:
@@ -265,7 +263,16 @@ def _progress(unit: Unit) -> dict[str, Any]:
         "seconds": sum(line.get("seconds", 0.0) for line in timing),
         "skips": int(skips[-1]) if skips else 0,
         "alarms": sum(event["event"] == "alarm" for event in events),
+        "why": _why(unit) if status == "failed" else "",
     }
+
+
+def _why(unit: Unit) -> str:
+    """Of a unit that was given up: its exit code, and the last that it said."""
+    path = store.join(unit.path, FAILED)
+    found = schemas.checked(FAILED, store.read_json(path), path)
+    last = next((line for line in reversed(found["log"]) if line.strip()), "")
+    return f"exit code {found['code']}: {last}".removesuffix(": ")
 
 
 def _total(unit: Unit, info: Mapping[str, Any]) -> int | None:

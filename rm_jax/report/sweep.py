@@ -12,6 +12,9 @@ from rm_jax.report.conditions import Choice, Row
 from rm_jax.report.grids import FORMATS
 from rm_jax.report.verdicts import Rule
 
+# How a table is headed in a format.
+HEADS = {"text": "{}", "markdown": "**{}**", "latex": "% {}"}
+
 
 class World(NamedTuple):
     """The units of one world: where the claims may be true, or where they are false.
@@ -123,7 +126,7 @@ def text_lines(known: Sweep, form: str = "text") -> Iterator[str]:
     for world in known.worlds:
         if not len(world.table):
             continue
-        yield from ("", world.name) if world.name else ("",)
+        yield from ("", HEADS[form].format(world.name)) if world.name else ("",)
         yield draw(
             sweep_tables.levels(world.table, known.root, known.show), "condition"
         )
@@ -145,6 +148,9 @@ def notes(known: Sweep) -> Iterator[str]:
         missing = verdicts.not_reproduced(known.rules)
         yield f"not reproduced: {'; '.join(missing) or 'nothing'}"
     seeds = known.root.seeds
+    for name, cells in sweep_tables.units(known.progress).rows.items():
+        if cells[0].value == "failed":
+            yield f"{name} failed: {cells[-1].value}"
     for world in known.worlds:
         where = f"{world.name}: " if world.name else ""
         for line in sweep_tables.unpaired(world.rows):
@@ -156,7 +162,10 @@ def notes(known: Sweep) -> Iterator[str]:
             "that finds least"
         )
     elif known.show:
-        yield f"one seed a condition ({', '.join(seeds)}): no interval, nothing is sure"
+        yield (
+            f"no comparison has two pairs of seeds ({', '.join(seeds)}) yet: nothing "
+            "is sure"
+        )
 
 
 def _first_figure(table: Any) -> str:

@@ -41,7 +41,7 @@ def write_page(
 
 def _context(known: Sweep, now: datetime.datetime) -> dict[str, Any]:
     root = known.root
-    name = os.path.basename(root.experiment).removesuffix(".py")
+    name = os.path.basename(root.experiment).replace(".py", "")
     return {
         "title": name or os.path.basename(store.absolute(root.path)),
         "question": root.question,

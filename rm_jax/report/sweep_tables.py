@@ -116,9 +116,9 @@ def units(progress: Any) -> Table:
     for row in progress[progress["status"] != "finished"].to_dict("records"):
         of = NONE if compare.plain(row["of"]) is None else f"{row['of']:.0f}"
         cells = (row["status"], f"{row['step']} of {of}", f"{row['seconds']:,.0f}")
-        counts = (str(row["skips"]), str(row["alarms"]))
+        counts = (str(row["skips"]), str(row["alarms"]), row["why"])
         rows[row["unit"]] = [Cell(text) for text in (*cells, *counts)]
-    return Table(["status", "step", "seconds", "skips", "alarms"], rows)
+    return Table(["status", "step", "seconds", "skips", "alarms", "why"], rows)
 
 
 def counts(progress: Any) -> str:

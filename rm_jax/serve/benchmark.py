@@ -65,8 +65,8 @@ def evaluate_root(
         say(f"{rest} units are not finished: give the same command again after them")
     if failed:
         raise RuntimeError(
-            f"{len(failed)} of {len(finished)} units could not be evaluated, the others "
-            f"were: {'; '.join(failed)}"
+            f"{len(failed)} of {len(finished)} units could not be evaluated, the "
+            f"others were: {'; '.join(failed)}"
         )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from rm_jax import losses, plugins, store
 from rm_jax.data import datasets
 from rm_jax.data.loader import StepBatch
+from rm_jax.data.relabel import of_config
+from rm_jax.data.training import Training
 from rm_jax.models import RewardModel
 from rm_jax.models.attention import Place, tree_mask
 from rm_jax.serve.scorer import Scorer, load
@@ -50,8 +52,9 @@ def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
     order = datasets.train_order(model.config.data, data.train, seed)
     if model.config.train.overfit_one_batch:
         order = order.only_first(model.config.batch.examples)
-    loader = model.loader(data.train, order)
-    batch = loader.batch_at(step)
+    how = of_config(model.config.data)
+    training = Training([model.loader(data.train, order)], [how], members=False)
+    batch = training.batch_at(step)
     yield (
         f"step {step} of {run}: {batch.examples} examples, {batch.tokens} tokens, "
         f"{len(batch.chunks)} chunks, {batch.padding:.1%} padding; scores of the "
@@ -128,10 +131,14 @@ def _row(model, packed: PackedBatch, b: int) -> Iterator[str]:
                 f"    segment {s} {name} at {at[0]}-{at[-1]}: "
                 f"{_text(model, packed.tokens[b, at])}"
             )
-    for slot, (e, k, _) in zip(packed.slots[b], packed.slot_ids[b], strict=True):
+    for slot, (e, k, step) in zip(packed.slots[b], packed.slot_ids[b], strict=True):
         if e >= 0:
             token = model.encoder().decode([packed.tokens[b, slot]])
-            yield f"    scored: token {slot} {token!r} -> example {e}, response {k}"
+            of_step = f", step {step}" if step else ""
+            yield (
+                f"    scored: token {slot} {token!r} -> example {e}, response {k}"
+                f"{of_step}"
+            )
     for window in sorted(set(model.arch.windows)):
         yield f"    mask, window {window or 'unlimited'}:"
         causal = model.arch.attention == "causal"

@@ -24,10 +24,11 @@ from rm_jax.data.loader import Loader
 from rm_jax.data.order import Order
 from rm_jax.data.schema import Record, record_from_dict
 from rm_jax.data.tokenizers import load_tokenizer
-from rm_jax.evals.score import score_table
+from rm_jax.evals.score import Scored, score_table
 from rm_jax.manifest import DamagedCheckpoint
 from rm_jax.models import arch as arch_module
 from rm_jax.step import make_score
+from rm_jax.stepscores import make_step_scores
 from rm_jax.types import Labels, PackedBatch
 
 
@@ -76,7 +77,9 @@ class Scorer:
             dict.fromkeys(sharding.AXES, 1), jax.devices()[:1]
         )
         one = jax.tree.map(lambda _: sharding.replicated(self.mesh), self.params)
-        self._score = make_score(apply, self.mesh, one)
+        self._of_steps = bool(models.heads.find(self.arch.head).steps)
+        make = make_step_scores if self._of_steps else make_score
+        self._score = make(apply, self.mesh, one)
 
     def __str__(self) -> str:
         return f"{self.run} step {self.step}{self._choice}"
@@ -93,13 +96,14 @@ class Scorer:
     def loader(self, data: cache.TokenSet, order: Order | None = None) -> Loader:
         """Lays out a token set as the run did."""
         b = self.config.batch
-        return Loader(data, self.shapes(), b.examples, order, b.layout)
+        steps = self._of_steps
+        return Loader(data, self.shapes(), b.examples, order, b.layout, steps=steps)
 
-    def score_chunk(self, batch: PackedBatch, labels: Labels) -> np.ndarray:
-        """Raw scores [e k] of one chunk."""
+    def score_chunk(self, batch: PackedBatch, labels: Labels) -> np.ndarray | Scored:
+        """Raw scores [e k] of one chunk, with those of steps where the head has any."""
         batch = PackedBatch(*(sharding.put_whole(self.mesh, x) for x in batch))
         labels = Labels(*(sharding.put_whole(self.mesh, x) for x in labels))
-        return np.asarray(self._score(self.params, batch, labels))
+        return jax.tree.map(np.asarray, self._score(self.params, batch, labels))
 
     def score_records(self, records: Iterable[Record]) -> Float[np.ndarray, "n k"]:
         """Rewards of every response of every record; NaN where there is none.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rm_jax.data.contract import Encoded
-from rm_jax.data.schema import Message, Record
+from rm_jax.data.schema import Message, Record, Step
 
 COUNTS = (1, 2, 2, 2, 4, 9)  # responses of an example of `random_set`
 
@@ -26,7 +26,9 @@ class IdEncoder:
                 continue
             prompt = np.array(r.meta["prompt"], np.int32)
             responses = tuple(np.array(y, np.int32) for y in r.meta["responses"])
-            yield r, Encoded(prompt, responses, np.array(r.meta["keep"], np.int32), {})
+            keep = np.array(r.meta["keep"], np.int32)
+            steps = tuple(np.array(s, np.int32) for s in r.meta["ends"])
+            yield r, Encoded(prompt, responses, keep, {}, steps)
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +39,18 @@ def id_encoder():
 
 @pytest.fixture(scope="session")
 def id_record():
-    """(i, prompt ids, ids of each response, kept prompt tokens, fields) -> Record."""
+    """(i, prompt ids, ids of each response, kept prompt tokens, fields) -> Record.
 
-    def make(i, prompt, responses, keep=None, gold=None, **fields):
+    steps: of each response its steps as (last token, label).
+    """
+
+    def make(i, prompt, responses, keep=None, gold=None, steps=(), **fields):
         k = len(responses)
+        named = [tuple(Step("s", label) for _, label in own) for own in steps]
         meta = {
             "prompt": prompt,
             "responses": responses,
+            "ends": [[end for end, _ in own] for own in steps],
             "keep": keep or [len(prompt or ())] * k,
         }
         return Record(
@@ -52,6 +59,7 @@ def id_record():
             prompt=(Message("user", f"question {i}"),),
             responses=((Message("assistant", "."),),) * k,
             meta=meta | ({} if gold is None else {"gold": gold}),
+            steps=tuple(named),
             **({"ranks": tuple(range(k))} | fields),
         )
 
@@ -60,12 +68,20 @@ def id_record():
 
 @pytest.fixture
 def random_set(tmp_path, id_encoder, id_record):
-    """(seed, n, max_length, side, bos_id) -> a set of random shapes and labels."""
+    """(seed, n, max_length, side, bos_id) -> a set of random shapes and labels.
+
+    with_steps: two in three responses have up to five steps, at random tokens.
+    """
     from rm_jax.data import cache
 
-    def make(seed, n=60, max_length=64, side="left", bos_id=1):
+    def make(seed, n=60, max_length=64, side="left", bos_id=1, with_steps=False):
         rng = np.random.default_rng(seed)
         draw = lambda n: rng.integers(2, 97, n).tolist()
+
+        def steps(response):
+            count = min(rng.integers(-2, 6), len(response)) if with_steps else 0
+            ends = sorted(rng.permutation(len(response))[: max(count, 0)].tolist())
+            return [(end, None if rng.random() < 0.2 else rng.random()) for end in ends]
 
         def record(i, k):
             prompt = [1, *draw(rng.integers(40 if k < 4 else 9))]
@@ -79,11 +95,13 @@ def random_set(tmp_path, id_encoder, id_record):
                 soft=float(rng.random()) if k == 2 else None,
                 strength=float(rng.random()),
                 weight=float(rng.random()),
+                steps=[steps(r) for r in responses] if with_steps else (),
                 ratings={"help": tuple(rng.random(k).tolist()), "care": (None,) * k},
             )
 
         records = [record(i, int(k)) for i, k in enumerate(rng.choice(COUNTS, n))]
         folder = tmp_path / f"random-{seed}-{n}-{max_length}-{side}-{bos_id}"
+        folder = folder.with_name(f"{folder.name}-{with_steps}")
         return cache.build(
             records, id_encoder(side=side, bos_id=bos_id), folder, {}, {}
         )

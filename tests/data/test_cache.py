@@ -12,7 +12,6 @@ from rm_jax.data import arrays, cache
 from rm_jax.data.cache import CacheError
 
 NAN = float("nan")
-FIELDS = ["ranks", "ratings", "soft", "strength"]
 
 
 @pytest.fixture
@@ -27,6 +26,8 @@ def records(id_record):
             soft=0.75,
             weight=0.5,
             ratings={"help": (1.0, None)},
+            steps=[[(0, 1), (1, None)], [(0, 0.25)]],
+            reference_logp=(-1.5, None),
         ),
         id_record(1, None, [[5], [6]]),
         id_record(2, [1], [[7]], strength=3.0, ranks=(None,), ratings={"help": (2.5,)}),
@@ -70,8 +71,15 @@ def test_round_trip(built):
         assert data.meta["audit"] == {"a": 1} and data.meta["source"] == {"spec": "x"}
         assert data.meta["counts"] == {"dropped": 1}
         assert data.meta["attributes"] == ["help"] and data.meta["tokens"] == 15
-        fields = ["gold", "ranks", "ratings", "soft", "strength"]
-        assert data.meta["fields"] == fields
+        assert data.meta["given"] == {
+            "gold": 1, "pairs": 2, "ranks": 2, "ratings": 2, "reference_logp": 1,
+            "soft": 1, "steps": 1, "strength": 1,
+        }  # fmt: skip
+        assert data.meta["max_steps"] == 2
+        assert data.steps(np.arange(6)).tolist() == [2, 1, 0, 0, 0, 0]
+        assert data.arrays["step_end"].tolist() == [0, 1, 0]
+        np.testing.assert_array_equal(data.arrays["step_label"], [1, NAN, 0.25])
+        np.testing.assert_array_equal(data.arrays["reference_logp"], [-1.5, *[NAN] * 5])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +113,7 @@ def test_labels_that_nobody_gave_are_not_fields(id_record, id_encoder, tmp_path)
         [id_record(0, [1], [[2], [3]], ranks=(None, None))],
         id_encoder(), tmp_path / "a", {}, {},
     )  # fmt: skip
-    assert data.meta["fields"] == []
+    assert data.meta["given"] == {}
     assert data.per_response("ratings", 0).shape == (2, 0)
 
 
@@ -165,11 +173,12 @@ def test_a_cache_of_many_blocks_is_as_one_of_one_block(
     monkeypatch.setattr(arrays, "BLOCK", 7)
     blocks = random_set(5, n=40, max_length=65)
     assert whole.meta["crc32"] != {} and blocks.meta["crc32"] == whole.meta["crc32"]
-    assert blocks.meta["fields"] == whole.meta["fields"] == FIELDS
+    assert blocks.meta["given"] == whole.meta["given"]
+    assert whole.meta["given"]["strength"] == 40 > whole.meta["given"]["soft"] > 0
 
 
 @pytest.mark.parametrize("block", [1, 2, 4096])
-def test_fields_are_found_in_any_block(
+def test_labels_are_counted_in_any_block(
     id_record, id_encoder, tmp_path, monkeypatch, block
 ):
     monkeypatch.setattr(arrays, "BLOCK", block)
@@ -183,7 +192,8 @@ def test_fields_are_found_in_any_block(
     for name, fields in given.items():
         odd = id_record(9, [1], [[2], [3]], **({"ranks": (None, None)} | fields))
         data = cache.build([*plain, odd, *plain], id_encoder(), tmp_path / name, {}, {})
-        assert data.meta["fields"] == [name]
+        more = {"pairs": 1} if name == "soft" else {}
+        assert data.meta["given"] == {name: 1, **more}
 
 
 def unsealed(path):
@@ -209,7 +219,7 @@ def test_another_version_is_refused(built):
     path = built.directory / "meta.json"
     path.write_text(json.dumps(unsealed(path) | {"schema_version": 0}))
     with pytest.raises(
-        CacheError, match="has schema_version 0, this code reads 3: delete .*/set"
+        CacheError, match="has schema_version 0, this code reads 4: delete .*/set"
     ):
         cache.open_cache(built.directory)
 

@@ -57,14 +57,14 @@ def test_attributes_are_united(sets, tmp_path):
     rated = {}
     for name, attributes in (("a", ["honest"]), ("b", ["clear", "honest"])):
         data = sets[name]
-        meta = {**data.meta, "attributes": attributes, "fields": ["ranks", name]}
+        meta = {**data.meta, "attributes": attributes, "given": {"ranks": 3, name: 2}}
         n = len(data.arrays["ranks"])
         values = np.arange(n * len(attributes), dtype=np.float32).reshape(n, -1)
         arrays = {**data.arrays, "ratings": values}
         rated[name] = cache.TokenSet(data.directory, meta, data.tokens, arrays)
     joined = join.join(rated, tmp_path / "joined")
     assert joined.meta["attributes"] == ["clear", "honest"]
-    assert joined.meta["fields"] == ["a", "b", "ranks"]
+    assert joined.meta["given"] == {"a": 2, "b": 2, "ranks": 6}
     (_, of_a), (_, of_b) = join.sources_of(joined)
     got = joined.per_response("ratings", of_a[1])
     assert np.isnan(got[:, 0]).all()
@@ -96,7 +96,7 @@ def test_its_meta_says_what_was_joined(sets, tmp_path):
     meta = json.loads((tmp_path / "joined" / "meta.json").read_text())
     of_b = meta["source"]["b"]
     assert of_b["cache"] == "b" and of_b["examples"] == 5 == len(sets["b"])
-    assert {"audit", "counts", "tokens"} < of_b.keys()
+    assert {"audit", "counts", "given", "tokens"} < of_b.keys()
     assert meta["sources"] == ["a", "b", "c"]
     assert (
         meta["tokens"]

@@ -30,7 +30,8 @@ def full_record() -> Record:
         soft=0.75,
         annotators=(Annotator("ann", (0, 1)), Annotator("bob", (1, None))),
         ratings={"helpful": (4.0, None)},
-        steps=((Step("four", 1),), (Step("see", None), Step("five", 0))),
+        steps=((Step(" 4\n", 1),), (Step("let me see", None), Step("5", 0.25))),
+        reference_logp=(-1.5, None),
         weight=0.5,
         meta={"lang": "en"},
     )
@@ -100,7 +101,20 @@ def test_response_text_is_one_content_a_line():
         ({"steps": [[{"label": 1}], []]}, "steps[0][0]", "text"),
         ({"steps": [[{"text": "a", "label": 2}], []]}, "steps[0][0]", "2"),
         ({"steps": [[{"text": "a", "label": True}], []]}, "steps[0][0]", "True"),
+        (
+            {"steps": [[{"text": "4", "label": 0.5}, {"text": " "}], []]},
+            "steps[0][1]",
+            "without words",
+        ),
+        ({"steps": [[{"text": "a", "label": 1}], []]}, "steps[0][0]", "goes on with"),
+        (
+            {"responses": ["4 5", "5"], "steps": [[{"text": "4"}], []]},
+            "steps[0][0]",
+            "'5' of the response is in none",
+        ),
         ({"steps": 0}, "steps", "want a list"),
+        ({"reference_logp": [-1.0]}, "reference_logp", "want 2"),
+        ({"reference_logp": [-1.0, "x"]}, "reference_logp", "finite"),
         ({"margin": 1}, "margin", "known fields"),
         ({"m" * 900: 1}, "m" * 900, "known fields"),
         # what json reads and UTF-8 cannot write

@@ -30,7 +30,7 @@ KNOBS = {
     "model.n_kv_heads": 1,
     "model.d_ff": 16,
     "model.vocab_multiple": 8,
-    "model.head_init": "normal",
+    "model.head.init": "normal",
     "batch.examples": 8,
     "batch.row_lengths": "(64, 128)",
     "batch.chunk_tokens": 512,

@@ -13,6 +13,8 @@ from rm_jax.losses.regularize import WeightKnobs
 from rm_jax.types import Labels, RewardOutput
 
 KEY = jax.random.key(0)
+# What heads give beside the scores, for one attribute: shapes after [e k].
+SHAPES = {"attributes": (1,), "log_std": (1,), "quantiles": (1, 5), "steps": (4,)}
 
 
 class ShiftKnobs(NamedTuple):
@@ -164,19 +166,68 @@ def test_no_annotation_means_no_knobs():
     assert choose({"name": f"{__name__}:no_knobs"}).hparams["loss"] == ()
 
 
+ONE = {"config.data.train = 'hh'": {"examples": 5, "pairs": 5, "strength": 5}}
+
+
 def test_needs_of_a_knob_and_of_a_function():
-    assert choose({"name": "bradley_terry"}).needs == {}
+    plain = choose({"name": "bradley_terry"})
+    assert plain.needs == {"pairs": "loss bradley_terry"}
     objective = choose({"name": "bradley_terry", "margin_strength": 0.5})
-    losses.check_labels(objective, {"strength"})
-    with pytest.raises(
-        ValueError, match="margin_strength = 0.5 needs .*'strength'.*ids"
-    ):
-        losses.check_labels(objective, {"ids"})
+    assert losses.check_labels(objective, ONE) == []
+    without = {"config.data.train = 'hh'": {"examples": 5, "pairs": 5, "soft": 2}}
+    assert losses.check_labels(plain, without) == []
+    with pytest.raises(ValueError) as error:
+        losses.check_labels(objective, without)
+    for words in ("config.data.train = 'hh': none of its 5 examples has `strength`",
+                  "bradley_terry with margin_strength = 0.5 needs",
+                  "they have ['pairs', 'soft']"):  # fmt: skip
+        assert words in str(error.value)
     objective = choose({"name": f"{__name__}:token_loss"})
     assert objective.needs_token_logp
-    losses.check_labels(objective, {"strength"})
-    with pytest.raises(ValueError, match="'strength'"):
-        losses.check_labels(objective, set())
+    assert losses.check_labels(objective, ONE) == []
+    with pytest.raises(ValueError, match="`strength`"):
+        losses.check_labels(objective, without)
+
+
+def test_the_source_of_a_mixture_that_lacks_a_label_is_named():
+    objective = choose({"name": "scaled_bt"})
+    of = lambda **given: {"examples": 8, **given}
+    full, some = of(pairs=8, strength=8), of(pairs=8, strength=5)
+    (line,) = losses.check_labels(objective, {"a": full, "b": some})
+    assert line.startswith("b: 3 of its 8 examples lack `strength`")
+    assert "loss scaled_bt needs" in line
+    with pytest.raises(ValueError, match="^c: none of its 8 examples has `strength`"):
+        losses.check_labels(objective, {"a": full, "b": some, "c": of(pairs=8)})
+
+
+# What a loss cannot do without, and a set that has all the rest.
+LACKS = [
+    *((name, "pairs", "two responses") for name in sorted(LOSSES)
+      if "pairs" in getattr(LOSSES[name], "needs", ())),
+    ("scaled_bt", "strength", "`strength`"),
+    ("adaptive_margin", "strength", "`strength`"),
+    ("soft_label", "soft", "`soft`"),
+    *((name, "ratings", "`ratings`") for name in (
+        "regress", "ordinal", "binary", "quantile", "gaussian_mle", "gaussian_reparam",
+        "implicit_prm_ce")),
+    *((name, "steps", "labelled `steps`") for name in (
+        "prm_bce", "prm_hard", "prm_soft")),
+    ("implicit_prm_ce", "reference_logp", "`reference_logp`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, field, said", LACKS)
+def test_each_loss_says_what_it_lacks(name, field, said):
+    given = dict.fromkeys(("examples", *losses.SAID), 4)
+    objective = choose({"name": name})
+    assert losses.check_labels(objective, {"s": given}) == []
+    with pytest.raises(ValueError, match=f"s: none of its 4 .*{said}.*loss {name} "):
+        losses.check_labels(objective, {"s": given | {field: 0}})
+
+
+def test_every_loss_needs_labels():
+    for name in LOSSES:
+        assert set(choose({"name": name}).needs) & set(losses.SAID), name
 
 
 def test_need_of_an_unknown_label():
@@ -279,7 +330,7 @@ def branching(out, labels, hparams, key):
 def test_what_is_not_one_float_an_example_is_refused(fn, words):
     as_loss = choose({"name": "mine"}, losses={"mine": fn})
     with pytest.raises(ValueError) as error:
-        check_terms(as_loss, 0)
+        check_terms(as_loss, 0, {})
     assert all(word in str(error.value) for word in ("the loss", *words))
 
     def term(out, labels, hparams: WeightKnobs, key):
@@ -290,13 +341,13 @@ def test_what_is_not_one_float_an_example_is_refused(fn, words):
     beside = choose({"name": "bradley_terry", "regularizers": {"mine": {}}},
                     regularizers=known)  # fmt: skip
     with pytest.raises(ValueError, match="regularizer mine"):
-        check_terms(beside, 0)
+        check_terms(beside, 0, {})
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_has_terms_that_are_right(name):
     objective = choose({"name": name, "regularizers": {"center": {}}})
-    check_terms(objective, 2, {n: SHAPES[n] for n in objective.outputs})
+    check_terms(objective, 1, {n: SHAPES[n] for n in objective.outputs})
 
 
 def test_a_module_that_exits_is_an_error(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ NAMES = ("help", "long")
 
 
 def arch(name="linear", head_init="normal", **knobs):
-    _, all_knobs = heads.choose({"name": name, **knobs}, NAMES)
+    _, all_knobs = heads.choose({"name": name, "init": "normal", **knobs}, NAMES)
     return ArchConfig(
         vocab_size=11, d_model=D, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=D,
         d_ff=8, head_init=head_init, head=name, head_knobs=frozen(all_knobs),
@@ -67,7 +67,8 @@ SMALL = {
 def test_outputs_are_those_that_are_declared(name, training):
     a = arch(name, **SMALL.get(name, {}))
     found = run(a, made(a), pooled(), jax.random.key(0) if training else None)
-    declared = {"scores": (), **heads.shapes(a)}
+    of_step = HEADS[name].steps  # the model makes [e k p] of them
+    declared = {"scores": (), **heads.shapes(a)} | dict.fromkeys(of_step, ())
     assert {n: v.shape for n, v in found.items()} == {
         n: (B, S, *shape) for n, shape in declared.items()
     }
@@ -192,18 +193,22 @@ def test_pair_is_antisymmetric_and_may_be_cyclic():
     v[0, :3, 0] = np.stack([np.cos(angles), np.sin(angles)], -1)
     v[0, 3] = 99.0
     present = jnp.asarray([[True, True, True, False]])
-    out = HEADS["pair"].combine({"scores": jnp.zeros((1, 4)), "embedding": v}, present)
+    out = HEADS["pair"].combine(
+        {"scores": jnp.zeros((1, 4)), "embedding": v}, present, None
+    )
     delta = np.asarray(out["preference"])[0]
     close(delta, -delta.T)
     third = np.sin(2 * np.pi / 3)
     close(delta[:3, :3], third * np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]]))
     close(out["scores"][0], np.zeros(4))
-    two = HEADS["pair"].combine({"embedding": v}, present & jnp.array([[1, 1, 0, 0]]))
+    first_two = present & jnp.array([[1, 1, 0, 0]])
+    two = HEADS["pair"].combine({"embedding": v}, first_two, None)
     close(two["scores"][0, 0] - two["scores"][0, 1], third)
 
 
 def test_zero_starts_at_no_preference():
-    for name in ("linear", "mlp", "attributes", "quantiles", "gaussian", "bottleneck"):
+    for name in ("linear", "mlp", "attributes", "quantiles", "gaussian", "bottleneck",
+                 "steps"):  # fmt: skip
         a = arch(name, head_init="zero", **SMALL.get(name, {}))
         params = HEADS[name].init(jax.random.key(0), a)
         assert not run(a, params, pooled())["scores"].any(), name
@@ -226,12 +231,24 @@ def test_zero_starts_at_no_preference():
 )
 def test_what_is_no_head_is_refused(given, message):
     with pytest.raises(ValueError, match=f"config.model.head.{message}|{message}"):
-        heads.choose(given, NAMES)
+        heads.choose({"init": "zero"} | given, NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(HEADS))
+def test_a_head_of_parts_that_must_differ_does_not_start_at_zero(name):
+    given = {"name": name, "init": "zero"}
+    if name in ("odin", "pair"):
+        with pytest.raises(
+            ValueError, match=f"init = 'zero': the head {name} .*normal"
+        ):
+            heads.choose(given, NAMES)
+    else:
+        assert heads.choose(given, NAMES)[0] == name
 
 
 def test_ratings_that_the_data_have_not():
     with pytest.raises(ValueError, match="'gaussian' predicts ratings"):
-        heads.choose({"name": "gaussian"}, ())
+        heads.choose({"name": "gaussian", "init": "zero"}, ())
     a = arch("attributes", weights={"helpful": 1.0})
     with pytest.raises(ValueError, match=r"\['helpful'\].*\['help', 'long'\]"):
         run(a, made(a), pooled())

@@ -1,0 +1,35 @@
+"""What is chosen: a loss, its regularisers, their knobs, and what they need."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+from rm_jax.losses.regularize import Regularizer
+
+TOKEN_LOGP = "token_logp"
+PAIRS = "pairs"  # no field of Labels: two responses that are compared
+
+
+class Objective(NamedTuple):
+    """A chosen loss and its regularisers.
+
+    Attributes:
+      loss: (out, labels, hparams, key) -> [e].
+      regularizers: name -> Regularizer.
+      hparams: "loss" and each regulariser's name -> its knobs, float32 arrays. They go
+        into the train state; the functions here take them from there.
+      needs: field of Labels, "pairs" or "token_logp" -> who needs it.
+      outputs: name in RewardOutput.aux -> who reads it.
+    """
+
+    loss: Callable[..., Array]
+    regularizers: dict[str, Regularizer]
+    hparams: dict[str, Any]
+    needs: dict[str, str]
+    outputs: dict[str, str]
+
+    @property
+    def needs_token_logp(self) -> bool:
+        """Whether the model must return RewardOutput.token_logp."""
+        return TOKEN_LOGP in self.needs

@@ -1,0 +1,80 @@
+"""Low-rank adapters (LoRA, Hu 2021): y = x W + (alpha / rank) (x A) B, W frozen.
+
+A is uniform in ±1/sqrt(n), n the inputs (the Kaiming initialisation that peft uses),
+and B is 0, so a model starts as the one without adapters. The product is taken in the
+layer, never added to W: members with adapters of their own share one W.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from rm_jax.models.arch import ArchConfig
+
+TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+# What trains beside adapters: names of parameters as masks know them.
+FROZEN = r"^(?!head(/|$))(?!.*/lora/)"
+
+
+class Linear(nn.Module):
+    """x W without a bias, and the adapter of it where the model has one.
+
+    Attributes:
+      features: outputs.
+      arch: of the model.
+      scale: of the variance of W's initialisation, 1/n by default.
+    """
+
+    features: int
+    arch: ArchConfig
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b n"]) -> Float[Array, "*b m"]:
+        """Over the last axis, in arch.dtype."""
+        a, n = self.arch, x.shape[-1]
+        init = nn.initializers.variance_scaling(
+            self.scale, "fan_in", "truncated_normal"
+        )
+        kernel = self.param("kernel", init, (n, self.features), jnp.float32)
+        x = x.astype(a.dtype)
+        y = jnp.dot(x, kernel.astype(a.dtype))
+        if self.name not in a.lora_targets:
+            return y
+        own = self.param("lora", _init, n, self.features, a.lora_rank)
+        low = jnp.dot(x, own["a"].astype(a.dtype))
+        return y + (a.lora_alpha / a.lora_rank) * jnp.dot(low, own["b"].astype(a.dtype))
+
+
+def _init(key: Array, n: int, m: int, rank: int) -> dict[str, Array]:
+    bound = n**-0.5
+    a = jax.random.uniform(key, (n, rank), jnp.float32, -bound, bound)
+    return {"a": a, "b": jnp.zeros((rank, m), jnp.float32)}
+
+
+def merge(params: Any, arch: ArchConfig) -> tuple[Any, ArchConfig]:
+    """The same model without adapters: W + (alpha / rank) A B in place of each W.
+
+    Args:
+      params: of one model.
+      arch: of it.
+
+    Returns:
+      parameters and their arch, which give the same scores up to rounding.
+    """
+    flat = flatten_dict(dict(params), sep="/")
+    out = {path: x for path, x in flat.items() if "/lora/" not in path}
+    for path in flat:
+        if path.endswith("/lora/a"):
+            above = path.removesuffix("/lora/a")
+            a, b = flat[path], flat[f"{above}/lora/b"]
+            change = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+            scale = arch.lora_alpha / arch.lora_rank
+            out[f"{above}/kernel"] = flat[f"{above}/kernel"] + scale * change
+    plain = dataclasses.replace(arch, lora_rank=0, lora_targets=())
+    return unflatten_dict(out, sep="/"), plain

@@ -1,0 +1,135 @@
+"""Adapters: nothing at the start, merged = unmerged, only they and the head move."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from rm_jax import masks
+from rm_jax.data import pack
+from rm_jax.data.loader import Loader
+from rm_jax.flops import frozen_flops, step_flops
+from rm_jax.models import ArchConfig, functions
+from rm_jax.models.lora import FROZEN, TARGETS, Linear, merge
+from rm_jax.optim import make_optimizer
+
+PLAIN = ArchConfig(
+    vocab_size=97, d_model=8, n_layers=3, n_heads=2, n_kv_heads=1, head_dim=4, d_ff=12,
+    head_init="normal",
+)  # fmt: skip
+ARCH = dataclasses.replace(PLAIN, lora_rank=2, lora_alpha=6.0, lora_targets=TARGETS)
+SHAPES = pack.shapes((32,), 32 * 4, 8)
+
+
+@functools.cache
+def program(arch):
+    return jax.jit(
+        lambda p, batch, e: functions(arch)[1](p, batch, e, 2, None).scores,
+        static_argnums=2,
+    )
+
+
+def scores(arch, params, chunk):
+    batch, labels = chunk
+    return np.asarray(program(arch)(params, batch, len(labels.ranks)))
+
+
+@pytest.fixture
+def chunk(toy_set):
+    data = toy_set([(3, [2, 4]), (5, [1, 6]), (7, [3, 3])], max_length=32)
+    (step,) = Loader(data, SHAPES, 3).in_order()
+    return step.chunks[0]
+
+
+def moved(params):
+    """The parameters with another B, so that adapters do something."""
+    key = jax.random.key(1)
+
+    def change(path, x):
+        return jax.random.normal(key, x.shape) if path[-1].key == "b" else x
+
+    return jax.tree_util.tree_map_with_path(change, params)
+
+
+def without(params):
+    flat = flatten_dict(params, sep="/")
+    return {path: x for path, x in flat.items() if "/lora/" not in path}
+
+
+def test_a_fresh_model_is_the_one_without_adapters(chunk):
+    params, plain = (functions(a)[0](jax.random.key(0)) for a in (ARCH, PLAIN))
+    kept, plain_flat = without(params), flatten_dict(plain, sep="/")
+    assert kept.keys() == plain_flat.keys()
+    for path, x in kept.items():
+        np.testing.assert_array_equal(x, plain_flat[path], err_msg=path)
+    np.testing.assert_array_equal(
+        scores(ARCH, params, chunk), scores(PLAIN, plain, chunk)
+    )
+
+
+def test_the_layer_by_hand():
+    x, w = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+    a, b = jnp.array([[1.0], [3.0]]), jnp.array([[1.0, 0.0, -1.0]])
+    arch = dataclasses.replace(ARCH, lora_rank=1, lora_alpha=0.5)
+    params = {"kernel": w, "lora": {"a": a, "b": b}}
+    found = Linear(3, arch, name="q").apply({"params": params}, x)
+    # x W = [1 2 3]; x A = 7; 0.5 * 7 * B = [3.5 0 -3.5]
+    np.testing.assert_array_equal(found, [[4.5, 2.0, -0.5]])
+    plain = dataclasses.replace(arch, lora_targets=("k",))
+    found = Linear(3, plain, name="q").apply({"params": {"kernel": w}}, x)
+    np.testing.assert_array_equal(found, [[1.0, 2.0, 3.0]])
+
+
+def test_merged_is_unmerged(chunk):
+    params = moved(functions(ARCH)[0](jax.random.key(0)))
+    flat, plain = merge(params, ARCH)
+    assert plain == dataclasses.replace(PLAIN, lora_alpha=6.0)
+    want = scores(ARCH, params, chunk)
+    found = scores(plain, flat, chunk)
+    assert np.all(np.abs(found - want) <= 1e-5 * np.maximum(1, np.abs(want)))
+    first = scores(PLAIN, functions(PLAIN)[0](jax.random.key(0)), chunk)
+    assert np.abs(want - first).max() > 1e-2
+
+
+def test_only_adapters_and_the_head_train():
+    shapes = jax.eval_shape(functions(ARCH)[0], jax.random.key(0))
+    optimizer = make_optimizer(
+        shapes, n_pattern=1, total_steps=1, name="adamw", learning_rate=1e-3,
+        schedule="constant", warmup_steps=0, final_fraction=1.0, b1=0.9, b2=0.9,
+        eps=1e-8, weight_decay=0.0, clip_norm=1.0,
+        lr_multipliers=((FROZEN, 0.0), (".*", 1.0)),
+        weight_decay_multipliers=((".*", 1.0),),
+    )  # fmt: skip
+    trained, frozen = map(flatten_dict, optimizer.split(shapes))
+    assert {p[-2] if "lora" in p else p[0] for p in trained} == {"lora", "head"}
+    assert not any("lora" in p or p[0] == "head" for p in frozen)
+    assert len(trained) == 1 + 2 * 2 * len(TARGETS)  # scanned stack and last layer
+    names = masks.parameter_names(
+        {"/".join(p): x.shape for p, x in trained.items()}, n_pattern=1
+    )
+    assert names["stack_0/attn/q/lora/a"] == tuple(
+        f"layers/{i}/attn/q/lora/a" for i in (0, 1)
+    )
+
+
+def test_flops_by_hand(chunk):
+    """One layer, pooled by sum, so that every token passes through every product."""
+    arch = dataclasses.replace(
+        PLAIN, n_layers=1, pooling="sum", lora_rank=2, lora_targets=("q", "down")
+    )
+    batch, _ = chunk
+    tokens = int((batch.segments > 0).sum())
+    kernels = 8 * 8 + 8 * 4 + 8 * 4 + 8 * 8 + 3 * 8 * 12
+    adapters = 2 * (8 + 8) + 2 * (12 + 8)
+    assert frozen_flops(arch, batch, False) == 2 * tokens * kernels
+
+    class Step:
+        chunks, shapes = [chunk], [SHAPES[0]]
+
+    plain = dataclasses.replace(arch, lora_rank=0, lora_targets=())
+    more = step_flops(arch, Step, False) - step_flops(plain, Step, False)
+    assert more == 3 * 2 * tokens * adapters - 2 * tokens * kernels

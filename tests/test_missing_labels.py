@@ -1,0 +1,90 @@
+"""Data that a loss cannot use: refused before anything compiles, with its source."""
+
+import io
+import json
+
+import pytest
+import tiny
+
+import rm_jax
+from rm_jax import build
+
+PAIR = {"prompt": "Hi?", "responses": ["yes yes", "no"], "ranks": [0, 1]}
+ONE = {"prompt": "Hi?", "responses": ["yes"], "ranks": [0]}
+
+
+@pytest.fixture
+def config(make, tmp_path):
+    """Makes a config of sources (name -> rows) and a loss."""
+
+    def write(name, rows):
+        text = [json.dumps(row | {"id": str(i)}) for i, row in enumerate(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(text))
+        return f"jsonl:{tmp_path}/{name}.jsonl"
+
+    def config(loss, sources, **changes):
+        specs = {name: write(name, rows) for name, rows in sources.items()}
+        train = json.dumps({n: {"spec": s, "weight": 1.0} for n, s in specs.items()})
+        if len(sources) == 1:
+            (train,) = specs.values()
+        policy = {f"data__audit__{kind}": "keep" for kind in ("unlabelled", "tied")}
+        return make(
+            data__train=train, loss__name=loss, contract__tokenizer="byte",
+            **tiny.NO_EVAL, **policy, **changes,
+        )  # fmt: skip
+
+    return config
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiles(monkeypatch):
+    """The check comes before any program is made."""
+
+    def made(*_, **__):
+        raise AssertionError("a step was made")
+
+    monkeypatch.setattr(build, "make_step", made)
+
+
+STRONG = PAIR | {"strength": 2.0}
+CASES = [
+    ("scaled_bt", {"train": [PAIR] * 3}, "config.data.train = ", "`strength`"),
+    ("scaled_bt", {"a": [STRONG], "b": [PAIR] * 3}, "config.data.train.b = ",
+     "`strength`"),
+    ("bt", {"train": [ONE] * 3}, "config.data.train = ", "two responses that are rank"),
+    ("plackett_luce", {"a": [PAIR], "b": [ONE] * 3}, "config.data.train.b = ",
+     "two responses"),
+    ("binary", {"train": [PAIR] * 3}, "config.data.train = ", "`ratings`"),
+    ("prm_soft", {"train": [PAIR] * 3}, "config.data.train = ", "labelled `steps`"),
+    ("implicit_prm_ce", {"train": [PAIR | {"ratings": {"right": [1, 0]}}] * 3},
+     "config.data.train = ", "`reference_logp`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss, sources, where, field", CASES)
+def test_a_source_without_the_label_is_named(
+    config, tmp_path, loss, sources, where, field
+):
+    with pytest.raises(ValueError) as error:
+        tiny.train(config(loss, sources), tmp_path / "run")
+    text = str(error.value)
+    assert text.startswith(where) and f"none of its 3 examples has {field}" in text
+    assert f"loss {loss} needs" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_knob_that_needs_a_label(config, tmp_path):
+    made = config("margin_bt", {"train": [PAIR] * 3})
+    made.loss.margin_strength = 1.0
+    with pytest.raises(ValueError, match="`strength`.*margin_bt with margin_strength"):
+        tiny.train(made, tmp_path / "run")
+
+
+def test_some_rows_without_the_label_are_counted_by_source(config, tmp_path):
+    made = config("scaled_bt", {"a": [STRONG] * 2, "b": [STRONG, PAIR, PAIR, PAIR]})
+    stream = io.StringIO()
+    with pytest.raises(AssertionError, match="a step was made"):
+        rm_jax.train(made, str(tmp_path / "run"), stream=stream)
+    (line,) = [x for x in stream.getvalue().splitlines() if "WARNING" in x]
+    assert line.startswith("WARNING config.data.train.b = ")
+    assert "3 of its 4 examples lack `strength`" in line

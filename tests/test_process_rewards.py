@@ -1,0 +1,146 @@
+"""Process rewards end to end: losses on steps train, a run of steps, its figures."""
+
+import json
+import random
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_step import SGD, start
+
+from rm_jax.data import pack
+from rm_jax.data.loader import Loader
+from rm_jax.data.order import of_one
+from rm_jax.data.schema import record_from_dict
+from rm_jax.losses import LOSSES, choose
+from rm_jax.models import ArchConfig, functions
+from rm_jax.models.arch import frozen
+from rm_jax.step import run_step
+
+SHAPES = pack.shapes((32,), 128, 4)
+ARCH = ArchConfig(
+    vocab_size=97, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=8,
+    d_ff=24, attention_block=16, head_init="normal", lm_head="tied", head="steps",
+    head_knobs=frozen({"reduce": "min"}),
+)  # fmt: skip
+
+
+@pytest.fixture
+def data(toy_set):
+    """Eight examples of two responses: labelled steps, a rating, a reference log p."""
+    rng = np.random.default_rng(0)
+    label = lambda: [1.0, 0.0, 0.25, None][rng.integers(4)]
+    steps = [[[(2, label()), (4, label()), (6, 1.0)], [(1, 0.0)]] for _ in range(8)]
+    fields = [
+        {"ratings": {"right": (1.0, 0.0)}, "reference_logp": (-30.0, -12.0)}
+    ] * 8  # fmt: skip
+    return toy_set([(4, [8, 4])] * 8, steps=steps, fields=fields)
+
+
+@pytest.mark.parametrize("name", ["prm_bce", "prm_hard", "prm_soft", "implicit_prm_ce"])
+def test_a_loss_on_steps_falls(data, fresh_params, name):
+    assert name in LOSSES and SGD["name"] == "sgd"
+    logp = choose({"name": name}).needs_token_logp
+    run = start(
+        functions(ARCH, logp)[1], lambda: fresh_params(ARCH), {"name": name},
+        learning_rate=0.3, clip_norm=1.0,
+    )  # fmt: skip
+    loader, losses = Loader(data, SHAPES, 8, of_one(8, 0), steps=True), []
+    chunks = [loader.batch_at(0)] * 12
+    state = run.state
+    for batch in chunks:
+        put = [jax.device_put(chunk) for chunk in batch.chunks]
+        state, metrics = run_step(run.step, state, put, batch.weight)
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0]
+
+
+def sums(n, seed):
+    """Rows of solutions in two steps; a wrong step says so with a number too high."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(n):
+        a, b, wrong = draw.randrange(4), draw.randrange(4), draw.randrange(3)
+        steps = [f"{a}+{b}={a + b + 5 * (wrong == 1)}.", f"Ok {'no' * (wrong == 2)}!"]
+        labels = [int(wrong != 1), int(wrong != 2)]
+        rows.append({
+            "id": f"{seed}-{i}", "prompt": f"{a}+{b}?", "responses": ["\n".join(steps)],
+            "steps": [[{"text": t, "label": y} for t, y in zip(steps, labels,
+                                                             strict=True)]],
+        })  # fmt: skip
+    return rows
+
+
+PROCESS = {
+    "contract__tokenizer": "byte",
+    "contract__max_length": 32,
+    "contract__max_response": 24,
+    "batch__row_lengths": "(32,)",
+    "batch__chunk_tokens": 256,
+    "batch__tokens_per_slot": 8,
+    "loss__name": "prm_bce",
+    "model__head__name": "steps",
+    "train__best_metric": "eval/valid/step_accuracy",
+    "train__best_mode": "max",
+}
+
+
+@pytest.fixture
+def process(make, tmp_path):
+    """Makes a config of a run on steps."""
+
+    def config(**changes):
+        for name, n in (("train", 48), ("valid", 12)):
+            text = "".join(json.dumps(row) + "\n" for row in sums(n, len(name)))
+            (tmp_path / f"{name}.jsonl").write_text(text)
+        c = make(data__train=f"jsonl:{tmp_path}/train.jsonl", **(PROCESS | changes))
+        c.data.eval = {"valid": f"jsonl:{tmp_path}/valid.jsonl"}
+        return c
+
+    return config
+
+
+def test_a_run_on_steps_learns_and_says_so(process, tmp_path):
+    import tiny
+
+    at = tmp_path / "run"
+    config = process(train__duration="24 steps", train__eval_every="12 steps")
+    _, said = tiny.train(config, at)
+    losses = [x["train/loss"] for x in tiny.lines(at) if "train/loss" in x]
+    assert losses[-1] < 0.8 * losses[0]
+    assert "valid: steps right" in said and "n = 24 steps" in said
+    evals = json.loads((at / "evals.json").read_text())["sets"]["valid"]
+    assert evals["step_accuracy"] > evals["step_right_share"]
+    assert any("eval/valid/step_accuracy" in line for line in tiny.lines(at))
+    table = pq.read_table(at / "predictions" / "valid.parquet")
+    # The reducer is the least of the steps.
+    np.testing.assert_allclose(
+        table["score"].to_numpy(),
+        [min(s) for s in table["step_scores"].to_pylist()],
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.slow
+def test_a_model_of_steps_is_loaded_and_evaluated(process, tmp_path):
+    import tiny
+
+    import rm_jax
+    from rm_jax.serve.evaluation import evaluate_run
+
+    at = tmp_path / "run"
+    done, _ = tiny.train(process(), at)
+    again = evaluate_run(str(at), f"jsonl:{tmp_path}/valid.jsonl", str(tmp_path / "e"))
+    evals = json.loads((at / "evals.json").read_text())["sets"]["valid"]
+    assert again["step_accuracy"] == evals["step_accuracy"]
+    record = record_from_dict(sums(1, 3)[0] | {"source": "s"})
+    assert np.isfinite(rm_jax.load(str(at)).score_records([record])).all()
+
+
+def test_a_row_with_too_few_slots_is_said_before_training(process, tmp_path):
+    import tiny
+
+    config = process(batch__tokens_per_slot=16)
+    with pytest.raises(ValueError, match="lower config.batch.tokens_per_slot to 10"):
+        tiny.train(config, tmp_path / "run")
