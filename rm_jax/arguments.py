@@ -65,6 +65,27 @@ def add_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=path, required=True, help="of a sweep")
 
 
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Flags of a sweep, but its --root."""
+    add = parser.add_argument
+    add(
+        "--experiment",
+        type=path,
+        required=True,
+        help="FILE.py[:ARG] or rm_jax:NAME[:ARG]",
+    )
+    add("--backend", default="local", help="where workers run; default local")
+    add("--workers", type=count, default=0, help="at a time; default as many as fit")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--vectorised",
+        action="store_true",
+        help="units that differ in numbers train in one program; the default",
+    )
+    how.add_argument("--separate", action="store_true", help="each unit in its own")
+    add("--dry-run", action="store_true", help="only say what would be done")
+
+
 def add_suite(parser: argparse.ArgumentParser) -> None:
     """--data and --name, or --suite; --columns and --limit: benchmarks."""
     one = parser.add_mutually_exclusive_group(required=True)

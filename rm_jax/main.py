@@ -15,6 +15,7 @@ USAGE = """\
 rm-jax: train, evaluate and look into reward models.
 
   rm-jax train   --config FILE[:ARG] --workdir DIR [--config.KEY=VALUE ...]
+  rm-jax sweep   --experiment FILE[:ARG] --root ROOT
   rm-jax eval    --checkpoint RUN --data SPEC --out DIR
   rm-jax eval    --root ROOT --data SPEC --name NAME
   rm-jax report  --root ROOT
@@ -155,6 +156,38 @@ def _train(words: list[str]) -> int:
         print(line, file=sys.stderr)
     done = train(config, args.workdir)
     return 75 if done is None else 0  # EX_TEMPFAIL: stopped by a signal, run it again
+
+
+def _sweep(words: list[str]) -> int:
+    parser = arguments.parser(
+        "sweep", "Train the units of an experiment, or continue, and judge its claims."
+    )
+    arguments.add_root(parser)
+    arguments.add_sweep(parser)
+    args = parser.parse_args(words)
+    from rm_jax.sweep import sweep
+
+    return sweep(
+        args.experiment,
+        args.root,
+        backend=args.backend,
+        workers=args.workers,
+        separate=args.separate,
+        dry_run=args.dry_run,
+        stream=sys.stdout,
+    )
+
+
+def _worker(words: list[str]) -> int:
+    parser = arguments.parser("worker", "Train units of a sweep in one program.")
+    arguments.add_root(parser)
+    parser.add_argument(
+        "--units", required=True, help="A,B,...: a group of ROOT/sweep.json"
+    )
+    args = parser.parse_args(words)
+    from rm_jax.worker import work
+
+    return work(args.root, arguments.names(args.units), sys.stderr)
 
 
 def _eval(words: list[str]) -> None:
@@ -394,6 +427,8 @@ def _presets(words: list[str]) -> None:
 
 VERBS: dict[str, Callable[[list[str]], Any]] = {
     "train": _train,
+    "sweep": _sweep,
+    "worker": _worker,
     "eval": _eval,
     "report": _report,
     "score": _score,
