@@ -95,7 +95,7 @@ BAD_CONFIG = {
     "mesh and devices": (
         {"mesh__data": 3},
         (
-            "config.mesh = {'data': 3",
+            "config.mesh = {'member': 1, 'data': 3",
             "needs 3 devices, but there are 8",
             "change a size",
         ),

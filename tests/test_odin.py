@@ -37,14 +37,14 @@ def data(toy_set):
 def steps_of(devices, rows, data, params):
     """Chunks a step, (metrics, parameters) after the first step and after ten."""
     objective = losses.choose(LOSS)
-    sizes = {"data": devices, "fsdp": 1, "tensor": 1}
+    sizes = {"member": 1, "data": devices, "fsdp": 1, "tensor": 1}
     mesh = sharding.make_mesh(sizes, jax.devices()[:devices])
     optimizer = make_optimizer(params, n_pattern=1, **SGD)
     new = lambda: new_state(params, optimizer, objective.hparams, False, 4)
     _, shardings = plan(new, mesh)
     step = make_step(
         functions(ARCH)[1], objective, optimizer, mesh, shardings,
-        dropout_seed=0, ema_decay=0.0, spike_sigma=0.0,
+        ema_decay=0.0, spike_sigma=0.0,
     )  # fmt: skip
     state, found, chunks = create(new, shardings), [], []
     loader = Loader(data, pack.shapes((32,), 32 * rows, 8), EXAMPLES, of_one(64, 1))

@@ -77,7 +77,8 @@ def test_imports_of_the_tests_are_declared(root, project):
     declared = project["project"]["dependencies"] + sum(
         (extras[name] for name in ("test", "data", "report", "torch", *SINKS)), []
     )
-    local = {path.stem for path in root.glob("tests/**/*.py")} | {"my-losses"}
+    local = {path.stem.replace("_", "-") for path in root.glob("tests/**/*.py")}
+    local |= {"my-losses"}
     for path in root.glob("tests/**/*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         assert third_party(ast.walk(tree)) <= names(declared) | local, path

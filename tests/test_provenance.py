@@ -227,7 +227,7 @@ def test_other_knobs_of_today_do_not_refuse_an_older_run(root, tmp_path):
     shutil.copytree(root / "tests" / "golden" / "run", tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     values = json.loads(path.read_text())
-    del values["train"]["spike_sigma"], values["batch"]["prefetch"]
+    del values["train"]["spike_sigma"], values["batch"]["prefetch"], values["seal"]
     path.write_text(json.dumps(values))
     assert rundir.claim(str(tmp_path / "run"), config.validate(config.load(str(path))))
 

@@ -26,6 +26,7 @@ def run(root, tmp_path):
 
 def raise_version(path):
     value = json.loads(path.read_text())
+    value.pop("seal", None)
     path.write_text(json.dumps(value | {"schema_version": 2, "shape": "new"}))
 
 
@@ -130,6 +131,7 @@ def test_a_newer_json_file_is_refused(run, name, readers):
 @pytest.mark.parametrize("name", schemas.LINES)
 def test_newer_lines_are_refused_before_one_is_written(run, name):
     info = json.loads((run / "run.json").read_text())
+    del info["seal"]
     info["schema_versions"][name] = 7
     (run / "run.json").write_text(json.dumps(info))
     before = (run / name).read_bytes()

@@ -64,7 +64,6 @@ from rm_jax.types import Labels, RewardOutput
 __all__ = [
     "LOSSES",
     "REGULARIZERS",
-    "SAID",
     "Needs",
     "Objective",
     "Range",

@@ -9,6 +9,7 @@ import pytest
 
 from rm_jax import losses
 from rm_jax.losses import LOSSES, Needs, Range, Regularizer, check_terms, choose
+from rm_jax.losses.checks import SAID
 from rm_jax.losses.regularize import WeightKnobs
 from rm_jax.types import Labels, RewardOutput
 
@@ -218,7 +219,7 @@ LACKS = [
 
 @pytest.mark.parametrize("name, field, said", LACKS)
 def test_each_loss_says_what_it_lacks(name, field, said):
-    given = dict.fromkeys(("examples", *losses.SAID), 4)
+    given = dict.fromkeys(("examples", *SAID), 4)
     objective = choose({"name": name})
     assert losses.check_labels(objective, {"s": given}) == []
     with pytest.raises(ValueError, match=f"s: none of its 4 .*{said}.*loss {name} "):
@@ -227,7 +228,7 @@ def test_each_loss_says_what_it_lacks(name, field, said):
 
 def test_every_loss_needs_labels():
     for name in LOSSES:
-        assert set(choose({"name": name}).needs) & set(losses.SAID), name
+        assert set(choose({"name": name}).needs) & set(SAID), name
 
 
 def test_need_of_an_unknown_label():
