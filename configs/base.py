@@ -99,6 +99,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.lora = ConfigDict()  # adapters; all but them and the head is frozen
     c.model.lora.rank = 0  # 0 is none: everything is trained
     c.model.lora.alpha = 16.0  # they are multiplied with alpha / rank
+    c.model.lora.dropout = 0.0  # of their inputs
     c.model.lora.targets = ("q", "v")  # of q, k, v, o, gate, up, down
 
     c.loss = ConfigDict()  # see rm_jax/losses: the name and that loss's own knobs

@@ -402,7 +402,10 @@ def check_model(
       ConfigError: naming the fields that differ.
     """
     own, other = built.arch.to_json(), from_json(meta["arch"]).to_json()
-    fresh = ("dropout", "remat", "dtype", "head_init", "attention_block", schemas.KEY)
+    fresh = (
+        "dropout", "lora_dropout", "remat", "dtype", "head_init", "attention_block",
+        schemas.KEY,
+    )  # fmt: skip
     changed = [
         f"{k}: {other.get(k)!r} -> {own[k]!r}"
         for k in own

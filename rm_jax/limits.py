@@ -73,7 +73,13 @@ UNIT_INTERVAL = (
     "optim.final_fraction",
     "train.too_good",
 )
-BELOW_ONE = ("model.dropout", "optim.b1", "optim.b2", "train.ema")
+BELOW_ONE = (
+    "model.dropout",
+    "model.lora.dropout",
+    "optim.b1",
+    "optim.b2",
+    "train.ema",
+)
 NOT_NEGATIVE = (
     "model.lora.rank",
     "data.limit",

@@ -58,6 +58,7 @@ def make_arch(
     head, knobs = heads.choose(model["head"], attributes)
     init = model["head"]["init"]
     adapters = model["lora"]
+    targets = tuple(adapters["targets"])
     if heads.find(head).steps and pooling != "last":
         raise ValueError(
             f"config.model.head.name = {head!r} scores a step at its last token, but "
@@ -73,7 +74,8 @@ def make_arch(
         head_init="zero" if init == "zero" else "normal",
         lora_rank=adapters["rank"],
         lora_alpha=adapters["alpha"],
-        lora_targets=tuple(adapters["targets"]) if adapters["rank"] else (),
+        lora_dropout=adapters["dropout"],
+        lora_targets=targets if adapters["rank"] else (),
     )
 
 

@@ -35,8 +35,10 @@ class Linear(nn.Module):
     scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b n"]) -> Float[Array, "*b m"]:
-        """Over the last axis, in arch.dtype."""
+    def __call__(
+        self, x: Float[Array, "*b n"], train: bool = False
+    ) -> Float[Array, "*b m"]:
+        """Over the last axis, in arch.dtype; training drops inputs of the adapter."""
         a, n = self.arch, x.shape[-1]
         init = nn.initializers.variance_scaling(
             self.scale, "fan_in", "truncated_normal"
@@ -47,6 +49,7 @@ class Linear(nn.Module):
         if self.name not in a.lora_targets:
             return y
         own = self.param("lora", _init, n, self.features, a.lora_rank)
+        x = nn.Dropout(a.lora_dropout, name="drop")(x, deterministic=not train)
         low = jnp.dot(x, own["a"].astype(a.dtype))
         return y + (a.lora_alpha / a.lora_rank) * jnp.dot(low, own["b"].astype(a.dtype))
 

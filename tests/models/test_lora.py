@@ -84,6 +84,31 @@ def test_the_layer_by_hand():
     np.testing.assert_array_equal(found, [[1.0, 2.0, 3.0]])
 
 
+def test_dropout_is_of_the_inputs_of_the_adapter_in_training_only():
+    x, w = jnp.array([[1.0, 2.0]]), jnp.array([[5.0], [7.0]])
+    a, b = jnp.array([[1.0], [3.0]]), jnp.array([[1.0]])
+    arch = dataclasses.replace(ARCH, lora_rank=1, lora_alpha=1.0, lora_dropout=0.5)
+    layer = Linear(1, arch, name="q")
+    params = {"params": {"kernel": w, "lora": {"a": a, "b": b}}}
+    run = lambda key: layer.apply(params, x, True, rngs={"dropout": key})
+    found = {float(run(jax.random.key(i))[0, 0]) for i in range(20)}
+    # x W = 19; of the inputs 1 and 2, doubled, none, one or both are left: x A is
+    assert found == {19.0 + low for low in (0.0, 2.0, 12.0, 14.0)}
+    assert float(layer.apply(params, x)[0, 0]) == 19.0 + 7.0
+
+
+def test_dropout_of_adapters_alone_needs_a_key_in_training(chunk):
+    batch, labels = chunk
+    arch = dataclasses.replace(ARCH, lora_dropout=0.5)
+    params = moved(functions(ARCH)[0](jax.random.key(0)))
+    apply = jax.jit(functions(arch)[1], static_argnums=(2, 3))
+    run = lambda *keys: apply(params, batch, *labels.ranks.shape, keys or None).scores
+    one, same, two = (run(jax.random.key(n), jax.random.key(9)) for n in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - two).max() > 1e-3
+    np.testing.assert_array_equal(run(), scores(ARCH, params, chunk))
+
+
 def test_merged_is_unmerged(chunk):
     params = moved(functions(ARCH)[0](jax.random.key(0)))
     flat, plain = merge(params, ARCH)
