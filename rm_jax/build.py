@@ -162,7 +162,7 @@ def build(
             n_pattern=arch.pattern,
             total_steps=total,
             warmup_steps=min(warmup, total),
-            **_optim(c, arch),
+            **_optim(c, arch, params),
         )
         for c in each
     ]
@@ -222,14 +222,13 @@ def build(
     )
 
 
-def _optim(config: Any, arch: ArchConfig) -> dict[str, Any]:
+def _optim(config: Any, arch: ArchConfig, params: Any) -> dict[str, Any]:
     """config.optim, with everything frozen that adapters leave frozen."""
     values = {name: value for name, value in config.optim.items() if name != "warmup"}
     if arch.lora_rank:
-        values["lr_multipliers"] = (
-            (models.lora.FROZEN, 0.0),
-            *values["lr_multipliers"],
-        )
+        rules = values["lr_multipliers"]
+        models.lora.check_multipliers(rules, params, arch)
+        values["lr_multipliers"] = ((models.lora.FROZEN, 0.0), *rules)
     return values
 
 

@@ -36,6 +36,7 @@ __all__ = [
 
 # Sections whose keys depend on a choice made in them; checked where they are read.
 MIXTURE = "data.train"  # text, or such a section
+RUNS = "model.init"  # text, or several
 _COLUMN = re.compile(r"data\.columns\.(.*)")
 OPEN = (
     "data.eval", "data.columns", "data.world", "loss", "data.audit", "model.head",
@@ -201,7 +202,7 @@ def _assign(
     if last not in node and not is_open:
         raise _unknown(key, config)
     now = node.get(last)
-    if key == MIXTURE:
+    if key in (MIXTURE, RUNS):
         node[last] = read(key, value)
         return
     if is_open and (now is None or isinstance(now, int | float)):
@@ -307,7 +308,7 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
             if key in OPEN or _is_open(key.rpartition(".")[0]):
                 continue
             raise ConfigError(f"config.{key} is missing; its default is {want!r}")
-        if not isinstance(want, dict) and key not in OPEN:
+        if not isinstance(want, dict) and key not in OPEN and key != RUNS:
             _as_type(key, values[key], want)
     for key, column in values.items():
         field = _COLUMN.fullmatch(key)

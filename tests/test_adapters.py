@@ -1,14 +1,18 @@
 """Training with adapters: alone, as members of one frozen trunk, over devices."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
+import rm_jax
 from rm_jax import losses, sharding
 from rm_jax.build import put_chunk
+from rm_jax.checkpoint import Checkpoints
 from rm_jax.data import pack
 from rm_jax.data.loader import Loader
 from rm_jax.data.order import of_one
@@ -157,3 +161,66 @@ def test_eight_devices_compute_what_one_does(data, members, nnm, mesh):
     (_, want, numbers), (_, found, metrics) = go(one, data, 3), go(eight, data, 3)
     close(found.params, want.params)
     close(metrics, numbers)
+
+
+SHORT = tiny.NO_EVAL | {"train__duration": "1 steps", "train__log_every": "1 steps"}
+
+
+@pytest.fixture(scope="module")
+def runs(make, tmp_path_factory):
+    """A run, and an ensemble of adapters on its trunk; what the second one said."""
+    folder = tmp_path_factory.mktemp("runs")
+    short = SHORT | {"train__duration": "2 steps"}
+    tiny.train(make(**short), folder / "base")
+    config = make(
+        model__init=str(folder / "base"), model__lora__rank=2, members__count=2,
+        members__share="adapters", loss__name="bt", model__head__init="reset",
+        loss__regularizers='{"lora_nnm": {"weight": 1.0}}', **short,
+    )  # fmt: skip
+    _, said = tiny.train(config, folder / "adapters")
+    return folder, said
+
+
+def params(run):
+    return paths(Checkpoints(f"{run}/checkpoints").restore_part("params")[0])
+
+
+def test_an_ensemble_of_adapters_on_the_trunk_of_a_run(runs):
+    folder, said = runs
+    assert "adapters of rank 2 at q, v: new\n" in said
+    assert "head linear: new, reset\n" in said and "WARNING" not in said
+    base, found = params(folder / "base"), params(folder / "adapters")
+    assert {p for p in found if trained(p)} == {"head"} | {
+        f"layer_0/attn/{name}/lora/{part}" for name in "qv" for part in "ab"
+    }
+    for path, x in found.items():
+        if trained(path):
+            assert len(x) == 2 and not np.allclose(*x), path
+        else:
+            np.testing.assert_array_equal(x, base[path], err_msg=path)
+    *_, line = tiny.lines(folder / "adapters")
+    assert -2.0 < line["train/lora_nnm"] < -1.0  # of 4 rows, one length a row
+
+
+def test_adapters_of_another_run_are_kept_or_refused(make, runs, tmp_path):
+    folder, _ = runs
+    one = SHORT | {"model__lora__rank": 2}
+    keep = {"model__head__init": "keep"}
+    config = make(model__init=str(folder / "adapters"), **one, **keep)
+    with pytest.raises(rm_jax.config.ConfigError, match="is an ensemble: average it"):
+        tiny.train(config, tmp_path / "a")
+    _, said = tiny.train(make(**one), tmp_path / "b")
+    assert "WARNING config.model.lora.rank = 2 freezes a trunk that nothing has" in said
+    config = make(model__init=str(tmp_path / "b"), init_seed=5, **one, **keep)
+    _, said = tiny.train(config, tmp_path / "c")
+    assert f"adapters of rank 2 at q, v: kept from {tmp_path}/b\n" in said
+    config = make(model__init=str(tmp_path / "b"), **keep)
+    with pytest.raises(rm_jax.config.ConfigError, match="lora_rank: 2 -> 0"):
+        tiny.train(config, tmp_path / "d")
+    both = json.dumps([f"{folder}/base", f"{tmp_path}/b"])
+    config = make(model__init=both, members__count=2, **one, **keep)
+    with pytest.raises(rm_jax.config.ConfigError, match="b'. have adapters and the"):
+        tiny.train(config, tmp_path / "e")
+    config = make(optim__lr_multipliers='[["embed", 0.1], [".*", 1.0]]', **one)
+    with pytest.raises(ValueError, match="'embed' is about .'embed/embedding'., which"):
+        tiny.train(config, tmp_path / "f")

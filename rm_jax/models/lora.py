@@ -6,6 +6,7 @@ layer, never added to W: members with adapters of their own share one W.
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
+from rm_jax import masks
 from rm_jax.models.arch import ArchConfig
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -58,6 +60,30 @@ def _init(key: Array, n: int, m: int, rank: int) -> dict[str, Array]:
     bound = n**-0.5
     a = jax.random.uniform(key, (n, rank), jnp.float32, -bound, bound)
     return {"a": a, "b": jnp.zeros((rank, m), jnp.float32)}
+
+
+def check_multipliers(rules: masks.Rules, params: Any, arch: ArchConfig) -> None:
+    """Refuses rules about nothing but what adapters leave frozen.
+
+    Args:
+      rules: config.optim.lr_multipliers.
+      params: of one model, or their shapes.
+      arch: of it.
+
+    Raises:
+      ValueError: naming the first such rule and what it is about.
+    """
+    shapes = {p: x.shape for p, x in flatten_dict(dict(params), sep="/").items()}
+    each = masks.parameter_names(shapes, arch.pattern)
+    names = [name for own in each.values() for name in own]
+    for pattern, _ in masks.checked("optim.lr_multipliers", rules):
+        found = [n for n in names if re.search(pattern, n)]
+        if found and all(re.search(FROZEN, n) for n in found):
+            raise ValueError(
+                f"config.optim.lr_multipliers: {pattern!r} is about {found[:5]}, which "
+                f"config.model.lora.rank = {arch.lora_rank} freezes: leave it out, or "
+                "set the rank to 0"
+            )
 
 
 def merge(params: Any, arch: ArchConfig) -> tuple[Any, ArchConfig]:

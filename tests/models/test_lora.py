@@ -14,7 +14,7 @@ from rm_jax.data import pack
 from rm_jax.data.loader import Loader
 from rm_jax.flops import frozen_flops, step_flops
 from rm_jax.models import ArchConfig, functions
-from rm_jax.models.lora import FROZEN, TARGETS, Linear, merge
+from rm_jax.models.lora import FROZEN, TARGETS, Linear, check_multipliers, merge
 from rm_jax.optim import make_optimizer
 
 PLAIN = ArchConfig(
@@ -139,6 +139,17 @@ def test_only_adapters_and_the_head_train():
     assert names["stack_0/attn/q/lora/a"] == tuple(
         f"layers/{i}/attn/q/lora/a" for i in (0, 1)
     )
+
+
+def test_a_learning_rate_of_what_is_frozen_is_refused():
+    shapes = jax.eval_shape(functions(ARCH)[0], jax.random.key(0))
+    for pattern in ("embed/", "layers/2/mlp/up/kernel$"):
+        rules = [(r"head|lora/b$", 2.0), (pattern, 0.5), (".*", 1.0)]
+        with pytest.raises(ValueError, match=r"lr_multipliers: .*lora.rank = 2 freeze"):
+            check_multipliers(rules, shapes, ARCH)
+    check_multipliers([("layers/2/mlp/up", 0.5), (".*", 1.0)], shapes, ARCH)
+    with pytest.raises(ValueError, match="optim.lr_multipliers: 3 is not a pair"):
+        check_multipliers([3], shapes, ARCH)
 
 
 def test_flops_by_hand(chunk):
