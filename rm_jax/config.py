@@ -42,6 +42,7 @@ OPEN = (
     "data.eval", "data.columns", "data.world", "loss", "data.audit", "model.head",
     MIXTURE,
 )  # fmt: skip
+ALWAYS = ("model.head.name", "model.head.init")  # whatever is chosen
 
 
 def locate(address: str) -> str:
@@ -305,7 +306,7 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
             raise _unknown(key, load("rm_jax:base"))
     for key, want in base.items():
         if key not in values:
-            if key in OPEN or _is_open(key.rpartition(".")[0]):
+            if key in OPEN or _is_open(key.rpartition(".")[0]) and key not in ALWAYS:
                 continue
             raise ConfigError(f"config.{key} is missing; its default is {want!r}")
         if not isinstance(want, dict) and key not in OPEN and key != RUNS:

@@ -580,6 +580,15 @@ def test_flatten_keeps_empty_sections():
     }
 
 
+def test_a_head_has_a_name_and_a_start(base):
+    base.model.head = ConfigDict({"name": "mlp"})
+    with pytest.raises(ConfigError, match="model.head.init is missing; .* 'zero'"):
+        validate(base)
+    base.model.head = ConfigDict({"init": "normal", "hidden": (4,)})
+    with pytest.raises(ConfigError, match="model.head.name is missing; .*'linear'"):
+        validate(base)
+
+
 def test_another_schema_version_is_refused(base):
     base.schema_version = 2
     with pytest.raises(
