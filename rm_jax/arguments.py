@@ -33,18 +33,27 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=path, required=True, help="a run directory"
     )
+    add_step(parser)
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """--step: of a checkpoint."""
     parser.add_argument(
         "--step", type=_step, help="of the checkpoint, or best; default the last"
     )
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """--data and --columns: a data source."""
+def add_data(
+    parser: argparse.ArgumentParser, otherwise: str = "", required: bool = True
+) -> None:
+    """--data and --columns: a data source, and what is taken without one."""
+    spec = "SPEC: format:path-or-hub-id[@revision][#split]"
     parser.add_argument(
         "--data",
         type=_spec,
-        required=True,
-        help="SPEC: format:path-or-hub-id[@revision][#split]",
+        required=required,
+        default="",
+        help=f"{spec}; {otherwise}" if otherwise else spec,
     )
     parser.add_argument(
         "--columns", default="", help='field -> column, e.g. {"prompt": "question"}'
@@ -54,6 +63,27 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_root(parser: argparse.ArgumentParser) -> None:
     """--root: of a sweep."""
     parser.add_argument("--root", type=path, required=True, help="of a sweep")
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Flags of a sweep, but its --root."""
+    add = parser.add_argument
+    add(
+        "--experiment",
+        type=path,
+        required=True,
+        help="FILE.py[:ARG] or rm_jax:NAME[:ARG]",
+    )
+    add("--backend", default="local", help="where workers run; default local")
+    add("--workers", type=count, default=0, help="at a time; default as many as fit")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--vectorised",
+        action="store_true",
+        help="units that differ in numbers train in one program; the default",
+    )
+    how.add_argument("--separate", action="store_true", help="each unit in its own")
+    add("--dry-run", action="store_true", help="only say what would be done")
 
 
 def add_suite(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,7 @@ from rm_jax.data.loader import Loader, StepBatch
 from rm_jax.data.relabel import of_config
 from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
 from rm_jax.data.training import Training
+from rm_jax.evals import reducers
 from rm_jax.evals.score import Scored, ScoreFn
 from rm_jax.flops import step_flops
 from rm_jax.members import Members
@@ -104,6 +105,7 @@ def build(
     members = _members(config, each, together=len(units) > 1)
     objectives = [losses_module.choose(c.loss, losses, regularizers) for c in each]
     objective = objectives[0]
+    reducers.parse(config.members.reducer)
     info = rundir.run_json(workdir) if workdir is not None else {}
     plugins.check_same(workdir, info, found)
     mesh = sharding.make_mesh(config.mesh)

@@ -14,6 +14,7 @@ import pathlib
 import re
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -94,15 +95,25 @@ def load(address: str) -> ConfigDict:
     return _from_json(path)
 
 
-def _from_python(path: str, arg: str) -> ConfigDict:
+def module_of(path: str) -> types.ModuleType:
+    """Runs a Python file; its folder is not searched for what it imports.
+
+    Raises:
+      ConfigError: naming the file and the line, whatever went wrong in it.
+    """
     name = f"_config_{pathlib.Path(path).stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    with _named(path):
+    with named(path):
         spec.loader.exec_module(module)
+    return module
+
+
+def _from_python(path: str, arg: str) -> ConfigDict:
+    module = module_of(path)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{path} has no function get_config(arg)")
-    with _named(path):
+    with named(path):
         config = module.get_config(arg)
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config gave {config!r:.80}, want a ConfigDict")
@@ -116,7 +127,7 @@ def _from_json(path: str) -> ConfigDict:
     line on stderr says so.
     """
     text, config = store.read_text(path), load("rm_jax:base")
-    with _named(path):
+    with named(path):
         values = jsontext.read(text)
         if not isinstance(values, dict):
             raise ConfigError(f"want a JSON object, got {type(values).__name__}")
@@ -146,7 +157,7 @@ def _lacking(config: ConfigDict, values: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
+def named(path: str) -> Iterator[None]:
     """Whatever goes wrong inside is a ConfigError that names the file, and the line."""
     try:
         yield

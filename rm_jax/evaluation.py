@@ -70,6 +70,7 @@ def evaluate_runs(
                 loader,
                 config.train.eval_examples,
                 out.poll,
+                config.members.reducer,
             )
             for name, loader in built.loaders.items()
         }
@@ -114,7 +115,7 @@ def _figures(
         ):
             outlet.writer.alarm(step, name, text)
             out.progress.say(f"ALARM {which}{name}: {text}")
-        keys = ("accuracy", "length_baseline", "nll")
+        keys = ("accuracy", "length_baseline", "nll", "step_accuracy")
         shown = [f"{k} {values[k]:.3f}" for k in keys if k in values]
         out.progress.say(f"step {step} {which}{name}: {', '.join(shown)}")
     return figures
@@ -157,6 +158,7 @@ def finish(
                 too_good=config.train.too_good,
                 probes=not done["sets"],  # they are of the model, not of the set
                 poll=out.poll,
+                reducer=config.members.reducer,
             )
         if cluster.first():
             store.write_sealed(path, to_json(done))

@@ -1,11 +1,12 @@
 """The command line: `rm-jax VERB`. Each verb imports what it needs when it runs."""
 
+import argparse
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rm_jax import arguments, store
@@ -14,10 +15,12 @@ USAGE = """\
 rm-jax: train, evaluate and look into reward models.
 
   rm-jax train   --config FILE[:ARG] --workdir DIR [--config.KEY=VALUE ...]
+  rm-jax sweep   --experiment FILE[:ARG] --root ROOT
   rm-jax eval    --checkpoint RUN --data SPEC --out DIR
   rm-jax eval    --root ROOT --data SPEC --name NAME
   rm-jax report  --root ROOT
   rm-jax score   --checkpoint RUN --input X.jsonl --output Y.jsonl
+  rm-jax average RUN RUN ... --to DIR
   rm-jax inspect RUN --step N
   rm-jax diff    RUN_A RUN_B
   rm-jax data prepare   --data SPEC --out DIR
@@ -155,6 +158,38 @@ def _train(words: list[str]) -> int:
     return 75 if done is None else 0  # EX_TEMPFAIL: stopped by a signal, run it again
 
 
+def _sweep(words: list[str]) -> int:
+    parser = arguments.parser(
+        "sweep", "Train the units of an experiment, or continue, and judge its claims."
+    )
+    arguments.add_root(parser)
+    arguments.add_sweep(parser)
+    args = parser.parse_args(words)
+    from rm_jax.sweep import sweep
+
+    return sweep(
+        args.experiment,
+        args.root,
+        backend=args.backend,
+        workers=args.workers,
+        separate=args.separate,
+        dry_run=args.dry_run,
+        stream=sys.stdout,
+    )
+
+
+def _worker(words: list[str]) -> int:
+    parser = arguments.parser("worker", "Train units of a sweep in one program.")
+    arguments.add_root(parser)
+    parser.add_argument(
+        "--units", required=True, help="A,B,...: a group of ROOT/sweep.json"
+    )
+    args = parser.parse_args(words)
+    from rm_jax.worker import work
+
+    return work(args.root, arguments.names(args.units), sys.stderr)
+
+
 def _eval(words: list[str]) -> None:
     if any(word == "--root" or word.startswith("--root=") for word in words):
         return _eval_root(words)
@@ -163,6 +198,12 @@ def _eval(words: list[str]) -> None:
         "With --root, of every unit of a sweep: rm-jax eval --root R --help."
     )
     arguments.add_checkpoint(parser)
+    _add_reducer(parser)
+    parser.add_argument(
+        "--uncertainty",
+        default="",
+        help="of a single model: laplace[:EXAMPLES] or dropout:SAMPLES",
+    )
     arguments.add_data(parser)
     parser.add_argument(
         "--out",
@@ -184,6 +225,8 @@ def _eval(words: list[str]) -> None:
         args.step,
         arguments.columns(args),
         args.limit,
+        args.reducer,
+        args.uncertainty,
     )
 
 
@@ -219,6 +262,7 @@ def _score(words: list[str]) -> None:
         "score", "Score the responses of records, one JSON object a line."
     )
     arguments.add_checkpoint(parser)
+    _add_reducer(parser)
     parser.add_argument(
         "--input",
         type=arguments.path,
@@ -226,26 +270,55 @@ def _score(words: list[str]) -> None:
         help="lines {prompt, responses}, perhaps with an id; a response may be empty",
     )
     parser.add_argument(
-        "--output", type=arguments.path, required=True, help="lines {id, scores}"
+        "--output",
+        type=arguments.path,
+        required=True,
+        help="lines {id, scores}, and {members: scores of each} where there are any",
     )
     args = parser.parse_args(words)
     arguments.check_new("--output", args.output, folder=False)
     if not store.exists(args.input) or store.is_dir(args.input):
         raise arguments.UsageError(f"--input {args.input}: no such file")
-    from rm_jax.data.sources import open_source
-    from rm_jax.serve.scorer import load
+    from rm_jax.serve.scoring import score_file
 
-    source = open_source(f"jsonl:{args.input}")
-    _check_ids(args.input, source.name)
-    model = load(args.checkpoint, args.step)
-    print(f"model: {model}", file=sys.stderr)
-    with store.new_file(args.output) as f:
-        for block in _blocks(source.records(), 1024):
-            scores = model.score_records(block)
-            for record, row in zip(block, scores, strict=True):
-                values = [float(s) for s in row[: len(record.responses)]]
-                line = json.dumps({"id": record.id, "scores": values}) + "\n"
-                f.write(line.encode())
+    score_file(args.checkpoint, args.input, args.output, args.step, args.reducer)
+
+
+def _average(words: list[str]) -> None:
+    parser = arguments.parser(
+        "average", "Average the weights of runs, or of a run's members, into one model."
+    )
+    parser.add_argument("runs", type=arguments.path, nargs="+", metavar="RUN")
+    parser.add_argument(
+        "--to", type=arguments.path, required=True, help="a new run directory"
+    )
+    arguments.add_step(parser)
+    arguments.add_data(parser, "default the first run's valid set", required=False)
+    parser.add_argument(
+        "--limit", type=arguments.count, default=0, help="first N records; 0 is all"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.005,
+        help="accuracy that may be lost between two of them; default 0.005",
+    )
+    args = parser.parse_args(words)
+    if not 0 <= args.tolerance <= 1:
+        raise arguments.UsageError(f"--tolerance {args.tolerance}: want 0 to 1")
+    arguments.check_new("--to", args.to)
+    from rm_jax.averaging import average_runs
+
+    average_runs(
+        args.runs,
+        args.to,
+        args.data,
+        args.step,
+        arguments.columns(args),
+        args.limit,
+        args.tolerance,
+    )
+    print(f"{args.to}: use it like a run, or as --config.model.init={args.to}")
 
 
 def _inspect(words: list[str]) -> None:
@@ -354,9 +427,12 @@ def _presets(words: list[str]) -> None:
 
 VERBS: dict[str, Callable[[list[str]], Any]] = {
     "train": _train,
+    "sweep": _sweep,
+    "worker": _worker,
     "eval": _eval,
     "report": _report,
     "score": _score,
+    "average": _average,
     "inspect": _inspect,
     "diff": _diff,
     "data prepare": _prepare,
@@ -366,29 +442,19 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
 }
 
 
-def _check_ids(path: str, name: str) -> None:
-    """Refuses two rows of one id, because scores are told apart by it."""
-    from rm_jax.data.files import read_rows
-    from rm_jax.data.rows import Place
-
-    numbers: dict[str, int] = {}
-    for number, row in read_rows(path):
-        given = row.get("id") if isinstance(row, dict) else None
-        key = Place(name, number).id if given is None else str(given)
-        first = numbers.setdefault(key, number)
-        if first != number:
-            raise ValueError(
-                f"{path}:{first} and {path}:{number} have the same id {key!r:.200}: "
-                "give every row its own, or none of them one"
-            )
+def _add_reducer(parser: arguments.Parser) -> None:
+    parser.add_argument(
+        "--reducer",
+        type=_reducer,
+        help="of members: mean, median, min, mean_minus_var[:λ], mean_minus_std[:k] or "
+        "quantile[:q]; default the run's config.members.reducer",
+    )
 
 
-def _blocks(records: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    block: list[Any] = []
-    for record in records:
-        block.append(record)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
+def _reducer(text: str) -> str:
+    from rm_jax.evals import reducers
+
+    try:
+        return str(reducers.parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

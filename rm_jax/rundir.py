@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from rm_jax import cluster, objects, schemas, seal, store
+from rm_jax import objects, schemas, seal, store
 from rm_jax.config import ConfigError, flatten, load, parse_duration
 
 # What may change when a run is continued: how long it is, and what is only seen.
@@ -20,6 +20,8 @@ MAY_CHANGE = (
     "name",
     "data.cache_dir",
     "batch.prefetch",
+    "members.reducer",
+    "mesh.member",
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
@@ -31,6 +33,8 @@ MAY_CHANGE = (
     "train.compile_cache",
 )
 GROWS = "train.duration"
+# What may be there before a run: files of a sweep; a file whose writer was killed.
+BEFORE = (".config.json.", "unit.json", ".unit.json.", "failed.json", ".failed.json.")
 IN_RUN_JSON = ("contract_sha256", "data", "plugins", "sessions")  # what we read of it
 
 
@@ -53,8 +57,7 @@ def claim(workdir: str, config: Any) -> bool:
     if not store.exists(path):
         found = store.listdir(workdir) if store.exists(workdir) else []
         _check_writable(workdir)
-        # A run killed at its first file leaves that file under the name of a scratch.
-        if [name for name in found if not name.startswith(".config.json.")]:
+        if [name for name in found if not name.startswith(BEFORE)]:
             raise ConfigError(
                 f"{workdir} is not empty and holds no run: choose another --workdir"
             )
@@ -112,6 +115,8 @@ def _check_writable(workdir: str) -> None:
     if not os.access(above, os.W_OK | os.X_OK) or not store.is_dir(above):
         why = f"{above} is no folder that can be written to"
     else:
+        from rm_jax import cluster  # jax: only for those who claim a directory
+
         why = _cannot_make(reversed(missing)) if cluster.first() else ""
     if why:
         raise ConfigError(f"--workdir {workdir}: {why}: choose another")

@@ -70,6 +70,13 @@ def check(configs: Sequence[Any], workdirs: Sequence[str]) -> None:
                     f"config.{key} = {a!r} and {b!r}: runs that train together differ "
                     f"in numbers only: loss.* and {VARY}"
                 )
+    for workdir in workdirs:
+        there = place(workdir)
+        if there.member is not None and there.folder != folder(workdirs):
+            raise ConfigError(
+                f"{workdir} trains together with other runs (its member.json names "
+                "them): continue it with the same list of them"
+            )
     if len(configs) > 1 and configs[0].members.count > 1:
         raise ConfigError("config.members.count: ensembles cannot train together")
     if len(configs) > 1 and configs[0].train.resume:

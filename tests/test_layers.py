@@ -12,14 +12,19 @@ import pytest
 LAYERS = (
     ("types", "jsontext", "objects", "schemas", "seal", "hyper"),
     ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
-    ("cluster", "compiles", "lines", "masks", "shares", "sinks"),
+    ("cluster", "compiles", "lines", "masks", "shares", "sinks", "locks"),
     ("config", "manifest", "writer", "goodput", "arguments", "members"),
     ("data", "models", "losses", "optim", "profiler", "ensemble", "together"),
+    ("experiment", "workers"),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
-    ("step", "stepscores", "checkpoint", "report", "rundir", "provenance"),
+    ("step", "stepscores", "doubt", "checkpoint", "laplace"),
+    ("report", "rundir", "provenance"),
     ("build", "repeat", "steplog"),
     ("start", "evaluation"),
-    ("train", "serve"),
+    ("units",),
+    ("plan", "claims"),
+    ("train", "serve", "sweep"),
+    ("worker", "averaging"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -110,9 +110,15 @@ class Loader:
           backwards: responses in reverse order.
         """
         n = min(limit, len(self.data)) if limit else len(self.data)
-        for first in range(0, n, block):
+        return self.chosen(range(n), block, backwards)
+
+    def chosen(
+        self, examples: Sequence[int], block: int = 256, backwards: bool = False
+    ) -> Iterator[StepBatch]:
+        """These examples, as `in_order`."""
+        for first in range(0, len(examples), block):
             items = []
-            for i in range(first, min(first + block, n)):
+            for i in examples[first : first + block]:
                 order = tuple(range(self.data.count(i)))
                 items.append(pack.Item(i, order[::-1] if backwards else order))
             yield self._batch(items)

@@ -57,6 +57,10 @@ def to_arrow(
         out[name] = _nullable(getattr(table, field)[rows], field)
     for field, name in _RESPONSE.items():
         out[name] = _nullable(getattr(table, field)[rows, columns], field)
+    if table.members is not None:
+        out["members"] = _lists(table.members[:, rows, columns].T)
+    if table.covariance is not None:
+        out["covariance"] = _lists(table.covariance[rows, columns])
     out["prompt_text"] = pa.array([prompt_texts[r] for r in rows], pa.string())
     out["response_text"] = pa.array(
         [response_texts[r][c] for r, c in zip(rows, columns, strict=True)], pa.string()
@@ -92,7 +96,28 @@ def from_arrow(arrow: pa.Table) -> ScoreTable:
         blank = {"ranks": -1, "lengths": 0}.get(field, np.nan)
         fields[field] = np.full(shape, blank, values.dtype)
         fields[field][rows, columns] = values
+    if "members" in arrow.column_names:
+        own = _unlisted(arrow["members"])
+        fields["members"] = np.full((own.shape[1], *shape), np.nan, own.dtype)
+        fields["members"][:, rows, columns] = own.T
+    if "covariance" in arrow.column_names:
+        own = _unlisted(arrow["covariance"])
+        fields["covariance"] = np.full((*shape, shape[1]), np.nan, own.dtype)
+        fields["covariance"][rows, columns] = own
     return ScoreTable(**fields)
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    """[n m] as n lists; NaN becomes null."""
+    flat = values.reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(flat, mask=np.isnan(flat)), values.shape[1]
+    )
+
+
+def _unlisted(column: pa.ChunkedArray) -> np.ndarray:
+    whole = column.combine_chunks()
+    return whole.flatten().to_numpy(zero_copy_only=False).reshape(len(whole), -1)
 
 
 def _nullable(values: np.ndarray, field: str) -> pa.Array:

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float
 
 from rm_jax import store
 from rm_jax.data.cache import TokenSet
@@ -37,6 +39,9 @@ def evaluate_set(
     too_good: float = 0.97,
     probes: bool = True,
     poll: Callable[[], Any] = lambda: None,
+    reducer: str = "mean",
+    steady: ScoreFn | None = None,
+    covariance: Callable[[Loader], Float[np.ndarray, "e k k"]] | None = None,
 ) -> dict[str, Any]:
     """Evaluates one set and writes predictions/NAME.parquet.
 
@@ -54,12 +59,18 @@ def evaluate_set(
       too_good: accuracy on human labels that is suspicious.
       probes: whether a world's bias probes are scored too.
       poll: called after every block of examples.
+      reducer: how members become one score.
+      steady: the model without chance, for the swap check and the probes, where
+        `score_fn` draws at random.
+      covariance: of the scores, by a posterior.
 
     Returns:
       the figures of `evaluate`, and reliability, histograms, swap, alarms; for a
       mixture the figures of each of its `sources`; for the world ceiling and probes.
     """
-    table = score_table(score_fn, loader, poll=poll)
+    table = score_table(score_fn, loader, poll=poll, reducer=reducer)
+    if covariance is not None:
+        table = table._replace(covariance=covariance(loader))
     how = {"seed": seed, "temperature": temperature}
     values: dict[str, Any] = dict(evaluate(table, **how))
     if of_sources := by_source(table, **how):
@@ -73,8 +84,11 @@ def evaluate_set(
             "edges": histogram.edges.tolist(),
             "counts": histogram.counts.tolist(),
         }
-    reverse = reversed_scores(score_fn, loader, SWAPPED)
-    values["swap"] = swap_check(table.scores[: len(reverse)], reverse)
+    first, own_fn = table.scores[:SWAPPED], steady or score_fn
+    if steady is not None:
+        first = score_table(steady, loader, SWAPPED, reducer=reducer).scores
+    reverse = reversed_scores(own_fn, loader, SWAPPED, reducer)
+    values["swap"] = swap_check(first, reverse)
     of_world = world_split is not None
     values["alarms"] = alarms(table, human=not of_world, too_good=too_good)
     flipped = values["swap"]["flipped_share"]
@@ -95,7 +109,7 @@ def evaluate_set(
                 rows=loader.rows,
                 steps=loader.steps,
             )
-            return score_table(score_fn, own, poll=poll).scores
+            return score_table(own_fn, own, poll=poll, reducer=reducer).scores
 
         values["probes"] = world_probes(world, encoder, score, PROBES, seed)
     if out is not None:
@@ -168,6 +182,26 @@ def summary_lines(evals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
             yield f"  ALARM {alarm}"
 
 
+def _doubt_lines(v: Mapping[str, Any]) -> Iterable[str]:
+    """What members or a posterior say of their own errors, and what reducers make."""
+    if "uncertainty/auroc" in v:
+        yield (
+            f"  std of the margin {v['uncertainty/margin_std']:.3f}; it tells wrong "
+            f"pairs from right ones with AUROC {v['uncertainty/auroc']:.3f}; corrected "
+            f"for it NLL {v['uncertainty/nll']:.3f}, ECE {v['uncertainty/ece']:.3f}"
+        )
+    if "members/accuracy" in v:
+        found = [
+            f"{key.split('/')[1]} {value:.3f}"
+            for key, value in v.items()
+            if key.startswith("reducer/") and key.endswith("/accuracy")
+        ]
+        yield (
+            f"  accuracy of one member {v['members/accuracy']:.3f}, by reducer: "
+            f"{', '.join(found)}"
+        )
+
+
 def _of_pairs(v: Mapping[str, Any]) -> Iterable[str]:
     """What is printed beside the accuracy of a set with labelled pairs."""
     rest = [f"NLL {v['nll']:.3f}", f"ECE {v['ece']:.3f}", f"Brier {v['brier']:.3f}"]
@@ -181,6 +215,7 @@ def _of_pairs(v: Mapping[str, Any]) -> Iterable[str]:
     if "best_of_k" in v:
         rest.append(f"best of K {_with_interval(v, 'best_of_k')}")
     yield f"  {', '.join(rest)}"
+    yield from _doubt_lines(v)
     yield (
         f"  responses given in reverse: scores change by at most "
         f"{v['swap']['max_difference']:.1e}, {v['swap']['flipped_share']:.1%} of "

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rm_jax.data.loader import Loader
+from rm_jax.evals import reducers
 from rm_jax.evals.steps import StepTable
 from rm_jax.evals.table import ScoreTable
 from rm_jax.types import Labels, PackedBatch
@@ -26,8 +27,9 @@ class Scored(NamedTuple):
     scored: Float[np.ndarray, "e k p"]
 
 
-# (batch, labels) of one chunk -> scores [e k] on the host, or with those of steps
-ScoreFn = Callable[[PackedBatch, Labels], Float[np.ndarray, "e k"] | Scored]
+# (batch, labels) of one chunk -> scores on the host: [e k], or with those of steps, or
+# [m e k] of m members
+ScoreFn = Callable[[PackedBatch, Labels], Float[np.ndarray, "*m e k"] | Scored]
 
 
 def score_table(
@@ -35,6 +37,7 @@ def score_table(
     loader: Loader,
     limit: int = 0,
     poll: Callable[[], Any] = lambda: None,
+    reducer: str = "mean",
 ) -> ScoreTable:
     """Scores the first `limit` examples (0 is all), in order.
 
@@ -43,22 +46,37 @@ def score_table(
       loader: of the set.
       limit: examples.
       poll: called after every block: where a long evaluation notices a signal.
+      reducer: how members become one score; `reducers.parse` says what it may be.
+
+    Raises:
+      ValueError: an unknown reducer, before anything is scored.
     """
-    data = loader.data
+    reducers.parse(reducer)
+    data, scores = loader.data, None
     n = min(limit, len(data)) if limit else len(data)
-    scores = np.full((n, data.max_responses), np.nan, np.float32)
-    steps = _no_steps(scores, data.meta["max_steps"]) if loader.steps else None
+    steps = None
     for block in loader.in_order(limit):
         for batch, labels in block.chunks:
             found = score_fn(batch, labels)
+            got = of_responses(found)
+            if scores is None:
+                shape = (*got.shape[:-2], n, data.max_responses)
+                scores = np.full(shape, np.nan, np.float32)
+                if isinstance(found, Scored):
+                    steps = _no_steps(scores, data.meta["max_steps"])
             if steps is not None:
                 put_steps(steps, found, labels)
-            put(scores, of_responses(found), labels)
+            put(scores, got, labels)
         poll()
-    return table_of(data, scores)._replace(steps=steps)
+    if scores is None:
+        raise ValueError("the set has no example: nothing to score")
+    if scores.ndim == 2:
+        return table_of(data, scores)._replace(steps=steps)
+    table = table_of(data, reducers.reduce(reducer, scores))
+    return table._replace(members=scores)
 
 
-def of_responses(found: Float[np.ndarray, "e k"] | Scored) -> np.ndarray:
+def of_responses(found: Float[np.ndarray, "*m e k"] | Scored) -> np.ndarray:
     """The scores of the responses alone."""
     return np.asarray(found.scores if isinstance(found, Scored) else found)
 
@@ -82,11 +100,15 @@ def put_steps(into: StepTable, found: Scored, labels: Labels) -> None:
     )
 
 
-def put(into: np.ndarray, scores: np.ndarray, labels: Labels) -> None:
+def put(
+    into: Float[np.ndarray, "*m n k"],
+    scores: Float[np.ndarray, "*m e k"],
+    labels: Labels,
+) -> None:
     """Writes a chunk's scores to the rows of its examples."""
     real = labels.ids >= 0
-    values = np.where(labels.present[real] > 0, scores[real], np.nan)
-    into[labels.ids[real]] = values
+    values = np.where(labels.present[real] > 0, scores[..., real, :], np.nan)
+    into[..., labels.ids[real], :] = values
 
 
 def table_of(data, scores: Float[np.ndarray, "n k"]) -> ScoreTable:
@@ -115,12 +137,12 @@ def table_of(data, scores: Float[np.ndarray, "n k"]) -> ScoreTable:
 
 
 def reversed_scores(
-    score_fn: ScoreFn, loader: Loader, limit: int
+    score_fn: ScoreFn, loader: Loader, limit: int, reducer: str = "mean"
 ) -> Float[np.ndarray, "n k"]:
     """Scores of the first `limit` examples, each with its responses in reverse order.
 
     Packed differently and in other columns, yet returned in the columns of the set:
-    `bias.swap_check` compares them with a table's.
+    `bias.swap_check` compares them with a table's. Members are reduced as there.
     """
     data = loader.data
     n = min(limit, len(data))
@@ -128,6 +150,8 @@ def reversed_scores(
     for block in loader.in_order(n, backwards=True):
         for batch, labels in block.chunks:
             scores = of_responses(score_fn(batch, labels))
+            if scores.ndim == 3:
+                scores = reducers.reduce(reducer, scores)
             for row, i in enumerate(labels.ids):
                 if i >= 0:
                     out[i, : data.count(i)] = scores[row, : data.count(i)][::-1]

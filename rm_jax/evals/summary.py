@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from rm_jax.evals import accuracy, bias, calibration, steps
+from rm_jax.evals import accuracy, bias, calibration, steps, uncertainty
 from rm_jax.evals.intervals import Sample, intervals
 from rm_jax.evals.table import (
     Pairs,
@@ -38,10 +38,11 @@ def evaluate(
     longer_chosen_accuracy, length_balanced_accuracy (mean of the two). With K > 2:
     best_of_k, kendall_tau, n_best_of_k, n_kendall_tau. With gold utility:
     gold_accuracy, n_gold_pairs, score_length_corr_given_gold. Where they vary:
-    score_length_corr (within examples), score_length_corr_across. With labelled steps
-    of a model that scores them: step_accuracy, first_error_accuracy, step_auroc,
-    step_right_share, n_steps (rm_jax/evals/steps.py); where no pair is labelled they
-    are there without all that is of pairs.
+    score_length_corr (within examples), score_length_corr_across. With members or a
+    covariance: those of `uncertainty.figures`. With labelled steps of a model that
+    scores them: step_accuracy, first_error_accuracy, step_auroc, step_right_share,
+    n_steps (rm_jax/evals/steps.py); where no pair is labelled they are there without
+    all that is of pairs.
 
     accuracy, gold_accuracy, length_matched_accuracy, best_of_k, kendall_tau, nll,
     brier, step_accuracy and first_error_accuracy also have _low and _high: 95 %, by
@@ -73,6 +74,7 @@ def evaluate(
         out[f"{name}_low"], out[f"{name}_high"] = low, high
     if len(found.delta):
         out |= _calibration(found, temperature) | _length(table, found)
+        out |= uncertainty.figures(table, temperature)
     out |= _moments(table, found)
     return {name: float(v) for name, v in out.items() if not np.isnan(v)}
 

@@ -28,6 +28,10 @@ class ScoreTable(NamedTuple):
       prompts: hash of the prompt: the cluster of the example in intervals.
       gold: true utility of each response; NaN where not known.
       source: name of the example's source in a mixture; "" without one.
+      members: score of each member, of which `scores` are the reduction; None for a
+        single model.
+      covariance: of the scores of an example's responses, where a posterior says how
+        sure they are; None where none does.
       steps: of a model that scores them, on a set that names them; else None.
     """
 
@@ -41,6 +45,8 @@ class ScoreTable(NamedTuple):
     prompts: Int[np.ndarray, "e"]
     gold: Float[np.ndarray, "e k"]
     source: Shaped[np.ndarray, "e"]
+    members: Float[np.ndarray, "m e k"] | None = None
+    covariance: Float[np.ndarray, "e k k"] | None = None
     steps: StepTable | None = None
 
 
@@ -72,6 +78,12 @@ class Pairs(NamedTuple):
     prompts: Int[np.ndarray, "n"]
 
 
+# Field -> how many of its last axes are responses; of others none.
+_RESPONSE_AXES = {
+    "scores": 1, "ranks": 1, "lengths": 1, "gold": 1, "members": 1, "covariance": 2,
+}  # fmt: skip
+
+
 def present(table: ScoreTable) -> Bool[np.ndarray, "e k"]:
     """Where a response exists."""
     return table.lengths > 0
@@ -90,15 +102,18 @@ def check(table: ScoreTable) -> None:
     if e == 0:
         raise ValueError("the table has no example: nothing to evaluate")
     for name, array in table._replace(steps=None)._asdict().items():
-        if array is None:
-            continue
-        shape = (e, k) if name in ("scores", "ranks", "lengths", "gold") else (e,)
-        if array.shape != shape:
+        shape = (e, *(k for _ in range(_RESPONSE_AXES.get(name, 0))))
+        if array is not None and array.shape[-len(shape) :] != shape:
             raise ValueError(f"{name} has shape {array.shape}, want {shape}")
     exists = present(table)
     finite = np.isfinite(table.scores)
     _refuse(table, ~exists.any(1)[:, None], "lengths", "no response: drop the example")
     _refuse(table, exists & ~finite, "scores", "not finite: look for NaN in the model")
+    if table.members is not None and not np.isfinite(table.members[:, exists]).all():
+        bad = ~np.isfinite(table.members[:, exists]).all(1)
+        raise ValueError(
+            f"members {np.flatnonzero(bad).tolist()} have scores not finite"
+        )
     _refuse(table, ~exists & finite, "scores", "given, but the response has length 0")
     _refuse(table, ~exists & (table.ranks >= 0), "ranks", "given without a response")
     pair = exists[:, :2].all(1) & (exists.sum(1) == 2) & (k >= 2)
@@ -114,25 +129,37 @@ def concat(tables: Sequence[ScoreTable]) -> ScoreTable:
     """One table of several, in order; narrower ones get empty response columns.
 
     Raises:
-      ValueError: no tables.
+      ValueError: no tables, or only some of them have members or a covariance.
     """
     if not tables:
         raise ValueError("no tables to concatenate")
     k = max(t.scores.shape[1] for t in tables)
-    fill = {"scores": np.nan, "ranks": -1, "lengths": 0, "gold": np.nan}
-    columns = {}
-    for name in ScoreTable._fields[:-1]:
-        parts = [getattr(t, name) for t in tables]
-        if name in fill:
-            parts = [_widen(p, k, fill[name]) for p in parts]
-        columns[name] = np.concatenate(parts)
-    return ScoreTable(**columns, steps=_joined([t.steps for t in tables], tables, k))
+    steps = _steps_joined([t.steps for t in tables], tables, k)
+    bare = [t._replace(steps=None) for t in tables]
+    columns = {name: [getattr(t, name) for t in bare] for name in ScoreTable._fields}
+    joined = ScoreTable(**{n: _joined(n, parts, k) for n, parts in columns.items()})
+    return joined._replace(steps=steps)
+
+
+def _joined(name: str, parts: list[np.ndarray | None], k: int) -> np.ndarray | None:
+    has = [part is not None for part in parts]
+    if not all(has):
+        if any(has):
+            raise ValueError(f"some of the tables have {name}, others have none")
+        return None
+    fill, axes = {"ranks": -1, "lengths": 0}.get(name, np.nan), _RESPONSE_AXES.get(name)
+    wide = [_widen(part, k, axes, fill) for part in parts] if axes else parts
+    return np.concatenate(wide, axis=1 if name == "members" else 0)
 
 
 def take(table: ScoreTable, rows: Bool[np.ndarray, "e"]) -> ScoreTable:
     """The examples where `rows` is true."""
     steps = table.steps and StepTable(*(x[rows] for x in table.steps))
-    return ScoreTable(*(column[rows] for column in table[:-1]), steps=steps)
+    columns = table._replace(members=None, steps=None)._asdict()
+    taken = {n: x if x is None else x[rows] for n, x in columns.items()}
+    if table.members is not None:
+        taken["members"] = table.members[:, rows]
+    return ScoreTable(**taken)._replace(steps=steps)
 
 
 def pairs(table: ScoreTable) -> Pairs:
@@ -221,7 +248,7 @@ def _refuse(
     )
 
 
-def _joined(
+def _steps_joined(
     parts: Sequence[StepTable | None], tables: Sequence[ScoreTable], k: int
 ) -> StepTable | None:
     """The steps of several tables, NaN where one has none."""
@@ -238,8 +265,8 @@ def _joined(
     return StepTable(*np.concatenate(out, axis=1))
 
 
-def _widen(
-    array: Shaped[np.ndarray, "e _"], k: int, fill: int | float
-) -> Shaped[np.ndarray, "e k"]:
-    missing = k - array.shape[1]
-    return np.pad(array, ((0, 0), (0, missing)), constant_values=fill)
+def _widen(array: np.ndarray, k: int, axes: int, fill: int | float) -> np.ndarray:
+    """The last `axes` axes, those of responses, made k long."""
+    whole = array.ndim - axes
+    missing = [(0, 0)] * whole + [(0, k - array.shape[-1])] * axes
+    return np.pad(array, missing, constant_values=fill)

@@ -98,6 +98,8 @@ def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
         "events": [(e["step"], e["event"], _details(e)) for e in run.events],
         "eval_note": note,
         "eval_table": tables.eval_table(evals),
+        "reducers": tables.reducer_table(evals),
+        "doubts": tables.doubt_table(evals),
         "curves": list(_curves(run)),
         "sets": [
             _eval_set(run, name, evals.get(name, {}))

@@ -36,6 +36,26 @@ PROBE_COLUMNS = {
     "model_effect": "effect on model",
     "n": "edits",
 }
+# The figures that reducers and single members are compared by.
+REDUCER_COLUMNS = {"accuracy": "accuracy", "gold_accuracy": "gold accuracy",
+                   "nll": "NLL, nats"}  # fmt: skip
+DOUBT_COLUMNS = {
+    "uncertainty/margin_std": "std of the margin",
+    "uncertainty/auroc": "AUROC of it for errors",
+    "uncertainty/aurc": "mean error by coverage",
+    "uncertainty/accuracy_certain_half": "accuracy, surer half",
+    "accuracy": "accuracy, all",
+    "uncertainty/nll": "NLL corrected",
+    "nll": "NLL plain",
+    "uncertainty/ece": "ECE corrected",
+    "ece": "ECE plain",
+    "members/agreement": "two members agree",
+    "members/error_corr": "their errors correlate",
+}
+# A metric of an eval line: its set, the source of a mixture, the figure.
+_FIGURE = re.compile(
+    r"eval/([^/]+)/(?:(.+?)/)??((?:reducer/[^/]+/|members/|uncertainty/)?[^/]+)"
+)
 # What evals.json holds of a set beside its metrics.
 PARTS = (
     "alarms", "reliability", "margin_histogram", "score_histogram", "probes", "sources",
@@ -75,9 +95,9 @@ def final_evals(run: runs.Run) -> tuple[dict[str, Mapping[str, Any]], str]:
     last = 0
     for line in run.metrics:
         for key, value in line.items():
-            if match := re.fullmatch(r"eval/([^/]+)/(.+)", key):
-                source, _, figure = match[2].rpartition("/")
-                own = found.setdefault(match[1], {})
+            if match := _FIGURE.fullmatch(key):
+                name, source, figure = match.groups()
+                own = found.setdefault(name, {})
                 if source:
                     own = own.setdefault("sources", {}).setdefault(source, {})
                 own[figure] = value
@@ -165,6 +185,30 @@ def eval_table(evals: Mapping[str, Mapping[str, Any]]) -> Table:
     keys = [k for k in COLUMNS if k in ALWAYS or any(k in v for v in evals.values())]
     rows = {name: [cell(v, k) for k in keys] for name, v in evals.items()}
     return Table([COLUMNS[k] for k in keys], rows)
+
+
+def reducer_table(evals: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row a reducer of each set with members, and one for a member alone."""
+    rows = {}
+    for name, values in evals.items():
+        kinds = [k.rpartition("/")[0] for k in values if k.endswith("/accuracy")]
+        for kind in sorted(kinds, key=lambda k: k != "members"):
+            label = kind.removeprefix("reducer/").replace("members", "one member")
+            figures = {k: values.get(f"{kind}/{k}") for k in REDUCER_COLUMNS}
+            rows[f"{name}: {label}"] = figures
+    keys = [k for k in REDUCER_COLUMNS if any(v[k] is not None for v in rows.values())]
+    return Table(
+        [REDUCER_COLUMNS[k] for k in keys],
+        {name: [cell(v, k) for k in keys] for name, v in rows.items()},
+    )
+
+
+def doubt_table(evals: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row a set whose scores come with an uncertainty."""
+    sets = {name: v for name, v in evals.items() if "uncertainty/score_std" in v}
+    keys = [k for k in DOUBT_COLUMNS if any(k in v for v in sets.values())]
+    rows = {name: [cell(v, k) for k in keys] for name, v in sets.items()}
+    return Table([DOUBT_COLUMNS[k] for k in keys], rows)
 
 
 def _sources(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

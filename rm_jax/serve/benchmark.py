@@ -114,6 +114,7 @@ def _add(
         unit.path,
         model.config.eval_seed,
         model.contract.temperature,
+        reducer=model.reducer,
     )
     done = {
         "step": model.step,

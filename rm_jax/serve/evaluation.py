@@ -11,6 +11,7 @@ from rm_jax.data.formats import find_format
 from rm_jax.data.mixture import world_split
 from rm_jax.data.sources import parse_spec
 from rm_jax.evals.run import evaluate_set, summary_lines
+from rm_jax.serve import doubts
 from rm_jax.serve.scorer import load
 from rm_jax.writer import to_json
 
@@ -22,6 +23,8 @@ def evaluate_run(
     step: int | str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int = 0,
+    reducer: str | None = None,
+    uncertainty: str = "",
 ) -> dict[str, float]:
     """Evaluates the model of a run on a SPEC and prints the figures.
 
@@ -34,35 +37,54 @@ def evaluate_run(
       step: of the checkpoint, or "best"; default the last sound one.
       columns: field -> column, for `columns:` and `hf:`.
       limit: first N records; 0 is all.
+      reducer: of members, see `Scorer`.
+      uncertainty: of a single model: "laplace[:EXAMPLES]", the posterior of the last
+        layer on so many training examples, by default an epoch of them, or
+        "dropout:SAMPLES", whose draws are members; "" is none.
 
     Raises:
       FileNotFoundError: no run directory, no such step, or no such data.
-      ValueError: what is wrong with the columns, the checkpoint or the data.
+      ValueError: what is wrong with the columns, the checkpoint, the data, the reducer
+        or the uncertainty.
     """
     if columns:
         find_format(parse_spec(spec).format, columns)
-    model = load(run, step)
+    asked = doubts.parse(uncertainty)
+    if asked.kind == "laplace" and reducer is not None:
+        raise ValueError(
+            f"--reducer {reducer}: --uncertainty laplace gives a variance, and no "
+            "members to reduce: leave one of the two out"
+        )
+    model = load(run, step, reducer)
     config = model.config
     data = config.data.to_dict()
     say = lambda line: print(line, file=sys.stderr, flush=True)
     say(f"model: {model}")
+    doubts.check(model, asked)
     source = datasets.open_source(spec, data, limit, columns)
     name = re.sub(r"[^\w.-]+", "-", source.name)
     tokens = datasets.token_set(
         name, source, data, model.contract, model.tokenizer, say
     )
+    ways = doubts.prepare(model, asked, say)
     values = evaluate_set(
         name,
         world_split({"": spec}),
-        model.score_chunk,
+        ways.score,
         model.loader(tokens),
         model.encoder(),
         data["world"],
         out,
         config.eval_seed,
         model.contract.temperature,
+        reducer=model.reducer,
+        steady=ways.steady,
+        covariance=ways.covariance,
     )
+    values |= ways.figures
     more = {
+        "reducer": model.reducer,
+        "uncertainty": uncertainty,
         "data": provenance.sets_record({name: tokens}),
         "evaluated": store.join(run, f"checkpoints/{model.step}"),
         "specs": {name: {"": spec}},

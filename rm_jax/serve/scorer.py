@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rm_jax import config as config_module
-from rm_jax import models, sharding, store
+from rm_jax import losses, models, sharding, store, together
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.data import cache, pack
 from rm_jax.data.contract import Contract, Encoder
@@ -24,8 +24,11 @@ from rm_jax.data.loader import Loader
 from rm_jax.data.order import Order
 from rm_jax.data.schema import Record, record_from_dict
 from rm_jax.data.tokenizers import load_tokenizer
+from rm_jax.evals import reducers
 from rm_jax.evals.score import Scored, score_table
+from rm_jax.evals.table import ScoreTable
 from rm_jax.manifest import DamagedCheckpoint
+from rm_jax.members import Members, take
 from rm_jax.models import arch as arch_module
 from rm_jax.step import make_score
 from rm_jax.stepscores import make_step_scores
@@ -39,6 +42,9 @@ class Scorer:
       run: a run directory.
       step: of the checkpoint; "best" is the best by the run's config.train.best_metric;
         default the last sound one, with a warning on stderr where that is not the last.
+      reducer: how the scores of members become one, e.g. "min" or "mean_minus_var:0.5"
+        (evals/reducers.py); default the run's config.members.reducer. One that needs
+        centred members warns on stderr where nothing in the training centred them.
 
     Attributes:
       run: the run directory.
@@ -46,13 +52,20 @@ class Scorer:
       arch: of the model.
       config: of the run.
       step: of the checkpoint.
+      members: what the parameters are of; None for a single model.
+      reducer: text of the reducer.
 
     Raises:
       FileNotFoundError: no run directory, or no such step.
-      ValueError: a damaged checkpoint, or the best step is not known.
+      ValueError: an unknown reducer, a damaged checkpoint, or the best step is not
+        known.
     """
 
-    def __init__(self, run: str, step: int | str | None = None):
+    def __init__(
+        self, run: str, step: int | str | None = None, reducer: str | None = None
+    ):
+        if reducer is not None:
+            reducers.parse(reducer)
         if not store.exists(store.join(run, "config.json")):
             raise FileNotFoundError(
                 f"{run} is no run directory: it has no config.json; give the --workdir "
@@ -60,26 +73,42 @@ class Scorer:
             )
         self.run = run
         self.config = config_module.validate(config_module.load(run))
+        choice = reducers.parse(reducer or self.config.members.reducer)
+        self.reducer = str(choice)
         part = "ema" if self.config.train.ema else "params"
-        checkpoints = Checkpoints(store.join(run, "checkpoints"))
+        at = together.place(run)
+        checkpoints = Checkpoints(at.folder)
         self._choice = " (last sound)" if step is None else ""
         if step == "best":
             self._choice = f" (best by {self.config.train.best_metric})"
-            step = _best_step(checkpoints, self.config.train)
-        self.params, meta, self.step = checkpoints.restore_part(
+            step = _best_step(checkpoints, at, self.config.train)
+        params, meta, self.step = checkpoints.restore_part(
             part, step=step, on_event=_warn
         )
+        alone = at.member is None  # else one of the runs that trained in one program
+        self.params = params if alone else take(params, "none", at.member)
         self.contract = Contract.from_json(meta["contract"])
         self.arch = arch_module.from_json(meta["arch"])
         self.tokenizer = load_tokenizer(store.join(run, "tokenizer"))
+        of = meta.get("members")  # checkpoints of single models had no such word
+        self.members = Members(of["count"], of["share"]) if of else None
         _, apply = models.functions(self.arch)
         self.mesh = sharding.make_mesh(
             dict.fromkeys(sharding.AXES, 1), jax.devices()[:1]
         )
         one = jax.tree.map(lambda _: sharding.replicated(self.mesh), self.params)
         self._of_steps = bool(models.heads.find(self.arch.head).steps)
-        make = make_step_scores if self._of_steps else make_score
-        self._score = make(apply, self.mesh, one)
+        if self._of_steps and not self.members:
+            self._score = make_step_scores(apply, self.mesh, one)
+        else:
+            self._score = make_score(apply, self.mesh, one, self.members)
+        if self.members and choice.reducer.needs_centred and not centred(self.config):
+            _say(
+                f"WARNING: reducer {self.reducer} compares the levels of the "
+                f"{self.members.count} members, and {run} was trained on pairs, which "
+                "leave them open: train with config.loss.regularizers.center, or use "
+                'the reducer "mean"'
+            )
 
     def __str__(self) -> str:
         return f"{self.run} step {self.step}{self._choice}"
@@ -99,16 +128,37 @@ class Scorer:
         steps = self._of_steps
         return Loader(data, self.shapes(), b.examples, order, b.layout, steps=steps)
 
-    def score_chunk(self, batch: PackedBatch, labels: Labels) -> np.ndarray | Scored:
-        """Raw scores [e k] of one chunk, with those of steps where the head has any."""
+    def put(self, batch: PackedBatch, labels: Labels) -> tuple[PackedBatch, Labels]:
+        """A chunk on the device."""
         batch = PackedBatch(*(sharding.put_whole(self.mesh, x) for x in batch))
-        labels = Labels(*(sharding.put_whole(self.mesh, x) for x in labels))
-        return jax.tree.map(np.asarray, self._score(self.params, batch, labels))
+        return batch, Labels(*(sharding.put_whole(self.mesh, x) for x in labels))
+
+    def score_chunk(
+        self, batch: PackedBatch, labels: Labels
+    ) -> Float[np.ndarray, "*m e k"] | Scored:
+        """Raw scores of one chunk: of each member, with those of steps."""
+        found = self._score(self.params, *self.put(batch, labels))
+        return jax.tree.map(np.asarray, found)
 
     def score_records(self, records: Iterable[Record]) -> Float[np.ndarray, "n k"]:
         """Rewards of every response of every record; NaN where there is none.
 
         An empty response is one, too: the template's tokens around it are scored.
+        Members are reduced first and then normalised, so that an evaluation, which
+        does not normalise, orders responses as this does.
+
+        Raises:
+          ValueError: a record that the contract refuses, or none at all.
+        """
+        return self.score_table(records).scores
+
+    def score_members(self, records: Iterable[Record]) -> Float[np.ndarray, "m n k"]:
+        """`score_records` of each member; of a single model m is 1."""
+        table = self.score_table(records)
+        return table.scores[None] if table.members is None else table.members
+
+    def score_table(self, records: Iterable[Record]) -> ScoreTable:
+        """`score_records` and `score_members` in one, beside the records' labels.
 
         Raises:
           ValueError: a record that the contract refuses, or none at all.
@@ -123,9 +173,13 @@ class Scorer:
                     f"{dropped} records are longer than the contract's max_length = "
                     f"{self.contract.max_length}, which says over_long = 'drop'"
                 )
-            table = score_table(self.score_chunk, self.loader(data))
+            loader = self.loader(data)
+            table = score_table(self.score_chunk, loader, reducer=self.reducer)
         n = self.contract.normalisation
-        return (table.scores - n.mean) / n.std
+        reward = lambda x: None if x is None else (x - n.mean) / n.std
+        return table._replace(
+            scores=reward(table.scores), members=reward(table.members)
+        )
 
     def score(
         self,
@@ -147,12 +201,23 @@ class Scorer:
         return float(scores[0]) if one else scores
 
 
-def load(run: str, step: int | str | None = None) -> Scorer:
-    """The model of a run directory: `Scorer`, which says what `step` may be."""
-    return Scorer(run, step)
+def load(run: str, step: int | str | None = None, reducer: str | None = None) -> Scorer:
+    """The model of a run directory: `Scorer`, which says what the others may be."""
+    return Scorer(run, step, reducer)
 
 
-def _best_step(checkpoints: Checkpoints, train: Any) -> int:
+def centred(config: Any) -> bool:
+    """Whether the training of a run fixed the level of its scores, not margins only.
+
+    A penalty on scores does, and so does a loss on labels of single responses.
+    """
+    loss = losses.LOSSES.get(config.loss.name)
+    of_one = {"ratings", "steps"} & set(getattr(loss, "needs", ()))
+    penalties = {"center", "score_l2"} & set(config.loss.regularizers)
+    return bool(of_one or penalties) or config.loss.name == "ce_pointwise"
+
+
+def _best_step(checkpoints: Checkpoints, at: together.Place, train: Any) -> int:
     steps = checkpoints.steps()
     try:
         for step in steps:
@@ -164,7 +229,7 @@ def _best_step(checkpoints: Checkpoints, train: Any) -> int:
         raise ValueError(
             f'step "best": cannot compare them all: {error}: give one of {steps}'
         ) from error
-    best = checkpoints.best_step(train.best_metric, train.best_mode)
+    best = checkpoints.best_step(at.metric(train.best_metric), train.best_mode)
     if best is None:
         raise ValueError(
             f'step "best": no checkpoint in {checkpoints.directory} has the metric '
@@ -174,9 +239,11 @@ def _best_step(checkpoints: Checkpoints, train: Any) -> int:
 
 
 def _warn(event: Mapping[str, Any]) -> None:
-    print(
+    _say(
         "WARNING: a damaged checkpoint is passed over, the checkpoint before it is "
-        f"tried: {' '.join(event['why'].split()):.240}",
-        file=sys.stderr,
-        flush=True,
+        f"tried: {' '.join(event['why'].split()):.240}"
     )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,259 @@
+"""A sweep: units of an experiment trained by workers, until every rule has a verdict.
+
+code = rm_jax.sweep.sweep("experiments/x.py", "runs/x")
+
+What is finished is never trained again, what was begun goes on where it was saved: the
+same command continues a sweep, whatever ended it.
+"""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+from rm_jax import claims, losses, plan, schemas, store, units
+from rm_jax import experiment as experiment_module
+from rm_jax.config import ConfigError
+from rm_jax.experiment import Experiment
+from rm_jax.plan import Plan
+from rm_jax.report import root as roots
+from rm_jax.workers import BACKENDS, Group, Local, command, log_file, tail
+
+STARTS = 3  # of a group that fails; preemptions do not count
+PREEMPTED = (75, -signal.SIGTERM)  # exit codes; the second is of one still starting
+
+
+def sweep(
+    address: str,
+    root: str,
+    *,
+    backend: str = "local",
+    workers: int = 0,
+    separate: bool = False,
+    dry_run: bool = False,
+    stream: TextIO = sys.stdout,
+) -> int:
+    """Trains every unit of an experiment that is not finished, then judges its claims.
+
+    Args:
+      address: of the experiment, as for `experiment.load`.
+      root: folder of the sweep; an existing one is continued.
+      backend: where workers run, one of `workers.BACKENDS`.
+      workers: at a time; 0 is as many as fit, see `workers.Local`.
+      separate: every unit is a program of its own.
+      dry_run: only say what would be done; writes nothing.
+      stream: where progress goes.
+
+    Returns:
+      an exit code: 0; 1 where a unit failed or a rule could not be applied; 75 where a
+      signal stopped it: the same command continues.
+
+    Raises:
+      ConfigError: a part of the experiment or a unit that cannot run.
+      ValueError: an unknown backend, or a root that cannot be used.
+      ImportError: pandas, which the rules get their table by, is not installed.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"--backend {backend!r}; known: {sorted(BACKENDS)}")
+    roots.pandas()
+    say = lambda line: print(line, file=stream, flush=True)
+    experiment = experiment_module.load(address)
+    planned = plan.make(experiment, root, separate)
+    _check_losses(planned)
+    if not dry_run:
+        planned = plan.write(experiment, root, separate)
+    pool = BACKENDS[backend](root, workers)
+    for line in _lines(experiment, planned, root, pool.workers):
+        say(line)
+    if dry_run:
+        return 0
+    running = _Sweep(root, planned, pool, say)
+    with _signals(running):
+        running.run()
+    if running.stopped:
+        say(f"{running.stopped}: workers have saved; the same command continues")
+        return 75
+    lines, sound = claims.judge(root, experiment.rules)
+    for line in [*running.failures(), *lines]:
+        say(line)
+    return 0 if sound and not running.failed else 1
+
+
+def _check_losses(planned: Plan) -> None:
+    """Refuses an unknown loss or knob before anything runs."""
+    for unit in planned.units:
+        try:
+            losses.choose(unit.config.loss.to_dict())
+        except ValueError as error:
+            raise ConfigError(f"unit {unit}: {error}") from error
+
+
+def _lines(
+    experiment: Experiment, planned: Plan, root: str, workers: int
+) -> Iterator[str]:
+    """What the sweep will do."""
+    yield f"question: {experiment.question}"
+    named = {unit.name: unit for unit in planned.units}
+    for group in planned.groups:
+        if len(group) > 1:
+            yield f"{len(group)} units in one program: {command(root, group)}"
+        for name in group:
+            done = "finished: " if units.finished(root, name) else ""
+            yield f"{done}{named[name]}"
+            yield f"  {units.command(root, name, alone=len(group) == 1)}"
+    left = _unfinished(root, planned)
+    null = sum(unit.null for unit in planned.units)
+    yield (
+        f"{len(planned.units)} units, {null} of them of the null world, in "
+        f"{len(planned.groups)} programs; {len(left)} programs to run, {workers} at a "
+        "time"
+    )
+    yield claims.smallest(experiment, root)
+
+
+def _unfinished(root: str, planned: Plan) -> list[Group]:
+    done = lambda group: all(units.finished(root, name) for name in group)
+    return [group for group in planned.groups if not done(group)]
+
+
+class _Sweep:
+    """A sweep under way.
+
+    Attributes:
+      stopped: name of the signal that stops it, "" while there is none.
+      failed: units without figures, by the group they are in.
+    """
+
+    def __init__(self, root: str, planned: Plan, pool: Local, say: Any):
+        self.stopped = ""
+        self.failed: dict[Group, list[str]] = {}
+        self._root, self._pool, self._say = root, pool, say
+        self._units = {unit.name: unit for unit in planned.units}
+        self._queue = deque(_unfinished(root, planned))
+        self._failures: Counter[Group] = Counter()
+        self._begun: dict[Group, float] = {}
+        self._start, self._here = time.monotonic(), 0  # units finished since then
+        self._left = sum(map(len, self._queue))
+        self._before = len(self._units) - self._left  # whole groups
+
+    def run(self) -> None:
+        """Returns when every group is finished or has failed, or after a signal."""
+        try:
+            while self._pool.busy or (self._queue and not self.stopped):
+                while self._queue and self._pool.free and not self.stopped:
+                    self._begin(self._queue.popleft())
+                for group, code in self._pool.ended():
+                    self._end(group, code)
+        finally:  # only after an error is there one left
+            self._pool.send(signal.SIGTERM)
+
+    def stop(self, number: int) -> None:
+        """Asks the workers to save and end; no other is started."""
+        self.stopped = signal.Signals(number).name
+        self._pool.send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the workers at once."""
+        self._pool.send(signal.SIGKILL)
+
+    def failures(self) -> Iterator[str]:
+        """What failed, with the end of the log."""
+        for group, names in self.failed.items():
+            log = log_file(self._root, group)
+            for name in names:
+                yield f"FAILED {self._units[name]}: see {log}"
+            yield from (f"  | {line}" for line in tail(self._root, group))
+
+    def _begin(self, group: Group) -> None:
+        self._begun[group] = time.monotonic()
+        which = group[0] if len(group) == 1 else f"{len(group)} units, {group[0]} ..."
+        self._say(f"started {which}: log in {log_file(self._root, group)}")
+        self._pool.start(group)
+        if self.stopped:  # while it started
+            self._pool.send(signal.SIGTERM)
+
+    def _end(self, group: Group, code: int) -> None:
+        """Of a worker: says what it finished, and what becomes of the rest."""
+        lacking = [n for n in group if not units.finished(self._root, n)]
+        if not lacking:
+            self._left -= len(group)
+            return self._report(group)
+        if self.stopped:
+            return None
+        if code in PREEMPTED:
+            self._say(f"preempted {group[0]}: starts again")
+            return self._queue.append(group)
+        self._failures[group] += 1
+        last = (tail(self._root, group, 1) or ["it said nothing"])[0]
+        why = f"exit code {code}, {last}"
+        if self._failures[group] < STARTS:
+            self._say(f"failed {group[0]}, starts again: {why}")
+            return self._queue.append(group)
+        self._left -= len(group)
+        self._report([name for name in group if name not in lacking])
+        self.failed[group] = lacking
+        for name in lacking:
+            self._say(f"FAILED {self._units[name]}: {why}")
+            value = {"error": why, "log": log_file(self._root, group)}
+            value = schemas.stamped("failed.json", value)
+            store.write_json(units.failure_file(self._root, name), value)
+        return None
+
+    def _report(self, names: Sequence[str]) -> None:
+        """One line a finished unit, and one on the time."""
+        for name in names:
+            self._say(f"finished {self._units[name]}: {_accuracy(self._root, name)}")
+        if names:
+            self._here += len(names)
+            now, done = time.monotonic(), self._before + self._here
+            took = now - min(self._begun[g] for g in self._begun if names[0] in g)
+            left = (now - self._start) / self._here * self._left
+            self._say(
+                f"{done}/{len(self._units)} units finished; these {len(names)} in "
+                f"{took:.0f} s; about {_span(left)} left"
+            )
+
+
+def _accuracy(root: str, name: str) -> str:
+    """Accuracy of each set of a finished unit, as text."""
+    path = store.join(units.folder(root, name), "evals.json")
+    sets = schemas.checked("evals.json", store.read_json(path), path)["sets"]
+    found = {key: figures.get("accuracy") for key, figures in sets.items()}
+    shown = [
+        f"{key}/accuracy {value:.4f}"
+        for key, value in found.items()
+        if isinstance(value, float)
+    ]
+    return ", ".join(shown) or "trained"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+@contextlib.contextmanager
+def _signals(running: _Sweep) -> Iterator[None]:
+    """SIGTERM and Ctrl-C let the workers save; Ctrl-C once more ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if running.stopped and number == signal.SIGINT:
+            running.kill()
+            raise KeyboardInterrupt
+        running.stop(number)
+
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

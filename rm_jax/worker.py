@@ -1,0 +1,52 @@
+"""One worker of a sweep: trains a group of units, or continues it.
+
+A group has one lock, held while it trains. So two sweeps of one root, or a second start
+while the workers of a killed one still save, never train a unit twice.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TextIO
+
+from rm_jax import config, locks, plan, store, units
+
+
+def work(root: str, names: Sequence[str], stream: TextIO) -> int:
+    """Trains the units that are not finished; an exit code.
+
+    Args:
+      root: of a sweep.
+      names: a whole group of ROOT/sweep.json, in its order: those that share a
+        checkpoint can only be continued together.
+      stream: where progress goes.
+
+    Returns:
+      0, or 75 where a signal stopped it: the same command continues.
+
+    Raises:
+      ValueError: they are no group; and whatever training raises.
+    """
+    known = plan.read(root)["groups"]
+    if list(names) not in known:
+        groups = "; ".join(",".join(group) for group in known)
+        raise ValueError(f"--units {','.join(names)} is no group of {root}: {groups}")
+    path = store.join(root, plan.LOCKS, names[0])
+    say = lambda line: print(line, file=stream, flush=True)
+    wait = lambda: say("another process trains these units: waiting for its end")
+    with locks.held(path, wait):
+        if all(units.finished(root, name) for name in names):
+            say("finished already")
+            return 0
+        for name in names:
+            if os.path.exists(file := units.failure_file(root, name)):
+                store.remove(file)
+        return _train(root, names, stream)
+
+
+def _train(root: str, names: Sequence[str], stream: TextIO) -> int:
+    from rm_jax.train import train_together
+
+    configs = [config.load(units.config_file(root, name)) for name in names]
+    workdirs = [units.folder(root, name) for name in names]
+    done = train_together(configs, workdirs, stream=stream)
+    return 75 if done is None else 0  # EX_TEMPFAIL

@@ -1,0 +1,51 @@
+"""What seeds can detect before anything is trained, and where workers run."""
+
+import pytest
+
+from rm_jax import claims, config, experiment, hyper, workers
+
+
+def made(units, **knobs):
+    base = config.load("rm_jax:base")
+    for key, value in knobs.items():
+        config.override(base, key.replace("__", "."), value)
+    return experiment.Experiment(
+        "x.py", "0" * 64, "?", base, tuple(units), (), ("init_seed",), {}, ()
+    )
+
+
+SEEDS = hyper.product(
+    [hyper.sweep("loss.name", ["a", "b"]), hyper.sweep("init_seed", [0, 1, 2])]
+)
+
+
+def test_before_training_the_test_set_alone_limits(tmp_path):
+    # A paired t test of 3 pairs has a power of .8 at 3.26 standard deviations, and
+    # √(2·.25/800) is .025.
+    said = claims.smallest(made(SEEDS, data__world__test=800), str(tmp_path))
+    assert "that 3 seeds detect" in said and "800 pairs" in said
+    found = float(said.partition("about ")[2].split()[0])
+    assert found == pytest.approx(3.26 * 0.025, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "units, knobs, text",
+    [
+        (SEEDS[:1], {}, "none; give two seeds or more"),
+        (SEEDS, {"data__train": "jsonl:x.jsonl"}, "known when units of two"),
+    ],
+)
+def test_what_cannot_be_known_is_said(units, knobs, text, tmp_path):
+    assert text in claims.smallest(made(units, **knobs), str(tmp_path))
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr(workers, "_cores", lambda: {3, 5, 6, 7})
+    monkeypatch.setattr(workers, "_accelerator", lambda: False)
+    assert workers.Local("r", 0).workers == 4
+    assert workers.Local("r", 2)._cores == [[3, 6], [5, 7]]
+    assert workers.Local("r", 1)._cores == [[3, 5, 6, 7]]
+    assert workers.Local("r", 8)._cores == [[3, 5, 6, 7]] * 8  # not enough: all
+    monkeypatch.setattr(workers, "_accelerator", lambda: True)
+    assert workers.Local("r", 0).workers == 1
+    assert workers.Local("r", 2)._cores == [[3, 5, 6, 7]] * 2
