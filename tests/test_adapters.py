@@ -11,6 +11,7 @@ import tiny
 
 import rm_jax
 from rm_jax import losses, sharding
+from rm_jax.averaging import average_runs
 from rm_jax.build import put_chunk
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.data import pack
@@ -181,8 +182,8 @@ def runs(make, tmp_path_factory):
     return folder, said
 
 
-def params(run):
-    return paths(Checkpoints(f"{run}/checkpoints").restore_part("params")[0])
+def params(run, part="params"):
+    return paths(Checkpoints(f"{run}/checkpoints").restore_part(part)[0])
 
 
 def test_an_ensemble_of_adapters_on_the_trunk_of_a_run(runs):
@@ -200,6 +201,23 @@ def test_an_ensemble_of_adapters_on_the_trunk_of_a_run(runs):
             np.testing.assert_array_equal(x, base[path], err_msg=path)
     *_, line = tiny.lines(folder / "adapters")
     assert -2.0 < line["train/lora_nnm"] < -1.0  # of 4 rows, one length a row
+
+
+def test_the_average_of_adapters_is_of_what_they_do_to_the_weights(
+    make, runs, tmp_path
+):
+    folder, _ = runs
+    data = make().data.eval.valid
+    average_runs([str(folder / "adapters")], str(tmp_path / "mean"), data=data)
+    found, of = params(tmp_path / "mean"), params(folder / "adapters", "ema")
+    assert not any("lora" in path for path in found)
+    path = "layer_0/attn/q"
+    a, b = (np.asarray(of[f"{path}/lora/{part}"], np.float64) for part in "ab")
+    change = 16.0 / 2 * np.mean(a @ b, axis=0)
+    want = of[f"{path}/kernel"] + change
+    np.testing.assert_allclose(found[f"{path}/kernel"], want, atol=1e-6)
+    assert np.abs(change).max() > 1e-3
+    assert rm_jax.load(str(tmp_path / "mean")).arch.lora_rank == 0
 
 
 def test_adapters_of_another_run_are_kept_or_refused(make, runs, tmp_path):

@@ -57,8 +57,8 @@ def make_arch(
         )
     head, knobs = heads.choose(model["head"], attributes)
     init = model["head"]["init"]
-    adapters = model["lora"]
-    targets = tuple(adapters["targets"])
+    adapters = {f"lora_{name}": value for name, value in model["lora"].items()}
+    adapters["lora_targets"] = tuple(adapters["lora_targets"])
     if heads.find(head).steps and pooling != "last":
         raise ValueError(
             f"config.model.head.name = {head!r} scores a step at its last token, but "
@@ -72,10 +72,7 @@ def make_arch(
         attributes=tuple(of_data),
         # What a run that is kept has is not drawn; "reset" draws it as "normal" does.
         head_init="zero" if init == "zero" else "normal",
-        lora_rank=adapters["rank"],
-        lora_alpha=adapters["alpha"],
-        lora_dropout=adapters["dropout"],
-        lora_targets=targets if adapters["rank"] else (),
+        **(adapters if adapters["lora_rank"] else {}),
     )
 
 

@@ -105,5 +105,10 @@ def merge(params: Any, arch: ArchConfig) -> tuple[Any, ArchConfig]:
             change = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
             scale = arch.lora_alpha / arch.lora_rank
             out[f"{above}/kernel"] = flat[f"{above}/kernel"] + scale * change
-    plain = dataclasses.replace(arch, lora_rank=0, lora_targets=())
-    return unflatten_dict(out, sep="/"), plain
+    return unflatten_dict(out, sep="/"), without(arch)
+
+
+def without(arch: ArchConfig) -> ArchConfig:
+    """The arch of the same model without adapters."""
+    of_adapters = [f for f in dataclasses.fields(arch) if f.name.startswith("lora_")]
+    return dataclasses.replace(arch, **{f.name: f.default for f in of_adapters})
