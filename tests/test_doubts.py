@@ -26,7 +26,7 @@ SMALL = {"mlp": {"hidden": (5, 4)}, "bottleneck": {"latent": 4}}
 
 def parts(name, **more):
     """Model, mesh, parameters and their shardings."""
-    _, knobs = heads.choose({"name": name, **SMALL.get(name, {})}, ())
+    _, knobs = heads.choose({"name": name, "init": "normal"} | SMALL.get(name, {}), ())
     arch = ArchConfig(
         vocab_size=97, d_model=8, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=8,
         d_ff=8, head_init="normal", head=name, head_knobs=frozen(knobs), **more,
@@ -59,9 +59,9 @@ def test_a_score_is_its_features_times_the_weights(name, chunk):
 
 
 def test_other_heads_have_no_such_layer():
-    """Their scores are sums over attributes, or depend on the other responses."""
+    """They are sums over attributes, or depend on other responses or on steps."""
     assert set(HEADS) - set(LAST) == {
-        "attributes", "gated", "quantiles", "gaussian", "pair",
+        "attributes", "gated", "quantiles", "gaussian", "pair", "steps",
     }  # fmt: skip
 
 
