@@ -149,6 +149,24 @@ def test_what_is_frozen_has_no_state_of_the_optimizer():
 
 
 @pytest.mark.parametrize(
+    ("name", "shape", "want"),
+    [
+        ("layer_1/attn/v/lora/a", (8, 2), ("fsdp", None)),
+        ("stack_0/attn/k/lora/b", (3, 2, 8), (None, "tensor")),
+        ("stack_0/mlp/down/lora/a", (3, 16, 2), ("tensor", None)),
+        ("layer_1/attn/o/lora/b", (2, 8), (None, "fsdp")),
+        ("layer_1/mlp/up/kernel", (8, 16), ("fsdp", "tensor")),
+    ],
+)
+def test_adapters_live_where_their_kernel_does(name, shape, want):
+    sizes = dict(zip(sharding.AXES, (2, 1, 2, 2), strict=True))
+    mesh = sharding.make_mesh(sizes, jax.devices()[:8])
+    assert sharding.spec_of(name, shape, mesh)[-2:] == want
+    found = sharding.spec_of(name, (2, *shape), mesh, members=True)
+    assert found[0] == "member" and found[-2:] == want
+
+
+@pytest.mark.parametrize(
     ("members", "nnm", "mesh"),
     [
         (None, 0.0, (1, 2, 2, 2)),
