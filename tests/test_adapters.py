@@ -250,6 +250,9 @@ def test_adapters_of_another_run_are_kept_or_refused(make, runs, tmp_path):
     config = make(model__init=str(tmp_path / "b"), init_seed=5, **one, **keep)
     _, said = tiny.train(config, tmp_path / "c")
     assert f"adapters of rank 2 at q, v: kept from {tmp_path}/b\n" in said
+    b, c = (params(tmp_path / name) for name in "bc")
+    for path in filter(trained, b):  # one step away, and not drawn anew
+        np.testing.assert_allclose(c[path], b[path], atol=0.03, err_msg=path)
     config = make(model__init=str(tmp_path / "b"), **keep)
     with pytest.raises(rm_jax.config.ConfigError, match="lora_rank: 2 -> 0"):
         tiny.train(config, tmp_path / "d")
