@@ -93,12 +93,16 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.remat = "none"  # or "layer": recompute each layer in the backward pass
     c.model.head = ConfigDict()  # see rm_jax/models/heads.py: the name and its knobs
     c.model.head.name = "linear"
-    # "zero", or "normal": N(0, 1/(d+1)), Stiennon 2020. With model.init the head of
-    # that run is replaced so ("reset" is "normal"), unless it is "keep".
+    # How its last kernel starts: "zero", or "normal": N(0, 1/(d+1)), Stiennon 2020;
+    # odin and pair cannot be "zero". With model.init the head of that run is replaced
+    # so ("reset" is "normal"), unless it is "keep".
     c.model.head.init = "zero"
-    c.model.lora = ConfigDict()  # adapters; all but them and the head is frozen
+    # Adapters (rm_jax/models/lora.py). All but them and the head is frozen, as if
+    # optim.lr_multipliers began with a 0 for it.
+    c.model.lora = ConfigDict()
     c.model.lora.rank = 0  # 0 is none: everything is trained
     c.model.lora.alpha = 16.0  # they are multiplied with alpha / rank
+    c.model.lora.dropout = 0.0  # of their inputs
     c.model.lora.targets = ("q", "v")  # of q, k, v, o, gate, up, down
 
     c.loss = ConfigDict()  # see rm_jax/losses: the name and that loss's own knobs

@@ -5,7 +5,8 @@ line between two of them is worse than the line between their accuracies,
 
     acc((1 - λ) a + λ b) >= (1 - λ) acc(a) + λ acc(b) - tolerance.
 
-Models fine-tuned from the same pretraining usually are, others are not.
+Models fine-tuned from the same pretraining usually are, others are not. Adapters are
+merged into the weights first: the mean of A B is not that of A times that of B.
 
 Reference: Ramé 2024 (2401.12187), Observation 1; Frankle 2020 (1912.05671).
 """
@@ -28,6 +29,7 @@ from rm_jax.data.tokenizers import save_tokenizer
 from rm_jax.evals.accuracy import accuracy
 from rm_jax.evals.score import score_table
 from rm_jax.evals.table import pairs
+from rm_jax.models import lora
 from rm_jax.serve.scorer import Scorer
 from rm_jax.step import make_score
 
@@ -150,13 +152,14 @@ def average_runs(
 
 
 def models_of(scorer: Scorer) -> Iterator[Model]:
-    """The model of a run, or each of its members."""
+    """The model of a run, or each of its members, adapters merged into the weights."""
+    merged = lambda params: lora.merge(params, scorer.arch)[0]
     if scorer.members is None:
-        yield Model(str(scorer), scorer.params)
+        yield Model(str(scorer), merged(scorer.params))
         return
     for i in range(scorer.members.count):
         own = members.take(scorer.params, scorer.members.share, i)
-        yield Model(f"{scorer} member {i}", own)
+        yield Model(f"{scorer} member {i}", merged(own))
 
 
 def check_same(a: Scorer, b: Scorer) -> None:
@@ -183,7 +186,8 @@ def check_same(a: Scorer, b: Scorer) -> None:
 
 
 def _arch(scorer: Scorer) -> dict[str, Any]:
-    arch = {k: v for k, v in scorer.arch.to_json().items() if k not in MAY_DIFFER}
+    arch = lora.without(scorer.arch).to_json()
+    arch = {k: v for k, v in arch.items() if k not in MAY_DIFFER}
     knobs = {k: v for k, v in arch["head_knobs"].items() if k != "dropout"}
     return arch | {"head_knobs": knobs}
 
@@ -273,7 +277,7 @@ def _loader(
 
 
 def _accuracy(scorer: Scorer, loader: Loader) -> Callable[[Params], tuple[float, int]]:
-    _, apply = models.functions(scorer.arch)
+    _, apply = models.functions(lora.without(scorer.arch))
     shapes = next(models_of(scorer)).params
     one = jax.tree.map(lambda _: sharding.replicated(scorer.mesh), shapes)
     program = make_score(apply, scorer.mesh, one)
@@ -298,7 +302,9 @@ def _write(
     config = config_module.load(first.run)
     config.name = f"average of {len(scorers)} runs, first {config.name}"
     config.train.ema = 0.0  # the average is of what the runs are evaluated with
-    config.model.init = "scratch"
+    # Nothing of it is drawn or adapted.
+    config.model.init, config.model.head.init = "scratch", "normal"
+    config.model.lora = base.model.lora
     config.members, config.mesh = base.members, base.mesh
     config = config_module.validate(config)
     text = rundir.config_text(config)
@@ -308,7 +314,8 @@ def _write(
     if store.exists(store.join(first.run, "plugins")):
         store.copy_tree(store.join(first.run, "plugins"), at("plugins"))
     store.write_sealed(at("contract.json"), json.loads(first.contract.to_json()))
-    store.write_sealed(at("arch.json"), first.arch.to_json())
+    arch = lora.without(first.arch).to_json()
+    store.write_sealed(at("arch.json"), arch)
     sources = [
         {
             "run": scorer.run,
@@ -323,7 +330,7 @@ def _write(
     ) as checkpoints:
         meta = {
             "contract": first.contract.to_json(),
-            "arch": first.arch.to_json(),
+            "arch": arch,
             "members": None,
             "average_of": sources,
         }

@@ -164,7 +164,7 @@ def build(
             n_pattern=arch.pattern,
             total_steps=total,
             warmup_steps=min(warmup, total),
-            **_optim(c, arch),
+            **_optim(c, arch, params),
         )
         for c in each
     ]
@@ -224,14 +224,13 @@ def build(
     )
 
 
-def _optim(config: Any, arch: ArchConfig) -> dict[str, Any]:
+def _optim(config: Any, arch: ArchConfig, params: Any) -> dict[str, Any]:
     """config.optim, with everything frozen that adapters leave frozen."""
     values = {name: value for name, value in config.optim.items() if name != "warmup"}
     if arch.lora_rank:
-        values["lr_multipliers"] = (
-            (models.lora.FROZEN, 0.0),
-            *values["lr_multipliers"],
-        )
+        rules = values["lr_multipliers"]
+        models.lora.check_multipliers(rules, params, arch)
+        values["lr_multipliers"] = ((models.lora.FROZEN, 0.0), *rules)
     return values
 
 
@@ -241,7 +240,7 @@ def _members(config: Any, each: Sequence[Any], together: bool) -> Members | None
     if len(each) == 1:
         return None
     own_batches = len({c.data_seed for c in each}) > 1
-    return Members(len(each), share, at_once, own_batches)
+    return Members(len(each), share, at_once, own_batches, together)
 
 
 def _flops(
@@ -404,7 +403,10 @@ def check_model(
       ConfigError: naming the fields that differ.
     """
     own, other = built.arch.to_json(), from_json(meta["arch"]).to_json()
-    fresh = ("dropout", "remat", "dtype", "head_init", "attention_block", schemas.KEY)
+    fresh = (
+        "dropout", "lora_dropout", "remat", "dtype", "head_init", "attention_block",
+        schemas.KEY,
+    )  # fmt: skip
     changed = [
         f"{k}: {other.get(k)!r} -> {own[k]!r}"
         for k in own

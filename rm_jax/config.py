@@ -37,11 +37,13 @@ __all__ = [
 
 # Sections whose keys depend on a choice made in them; checked where they are read.
 MIXTURE = "data.train"  # text, or such a section
+RUNS = "model.init"  # text, or several
 _COLUMN = re.compile(r"data\.columns\.(.*)")
 OPEN = (
     "data.eval", "data.columns", "data.world", "loss", "data.audit", "model.head",
     MIXTURE,
 )  # fmt: skip
+ALWAYS = ("model.head.name", "model.head.init")  # whatever is chosen
 
 
 def locate(address: str) -> str:
@@ -212,7 +214,7 @@ def _assign(
     if last not in node and not is_open:
         raise _unknown(key, config)
     now = node.get(last)
-    if key == MIXTURE:
+    if key in (MIXTURE, RUNS):
         node[last] = read(key, value)
         return
     if is_open and (now is None or isinstance(now, int | float)):
@@ -315,10 +317,10 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
             raise _unknown(key, load("rm_jax:base"))
     for key, want in base.items():
         if key not in values:
-            if key in OPEN or _is_open(key.rpartition(".")[0]):
+            if key in OPEN or _is_open(key.rpartition(".")[0]) and key not in ALWAYS:
                 continue
             raise ConfigError(f"config.{key} is missing; its default is {want!r}")
-        if not isinstance(want, dict) and key not in OPEN:
+        if not isinstance(want, dict) and key not in OPEN and key != RUNS:
             _as_type(key, values[key], want)
     for key, column in values.items():
         field = _COLUMN.fullmatch(key)

@@ -73,7 +73,13 @@ UNIT_INTERVAL = (
     "optim.final_fraction",
     "train.too_good",
 )
-BELOW_ONE = ("model.dropout", "optim.b1", "optim.b2", "train.ema")
+BELOW_ONE = (
+    "model.dropout",
+    "model.lora.dropout",
+    "optim.b1",
+    "optim.b2",
+    "train.ema",
+)
 NOT_NEGATIVE = (
     "model.lora.rank",
     "data.limit",
@@ -306,14 +312,20 @@ def _check_members(v: Mapping[str, Any]) -> None:
             f"config.model.init names {len(runs)} runs for config.members.count = "
             f"{count} members: want at least one, at most one a member"
         )
+    if len(runs) > 1 and v["members.share"] != "none":
+        raise ConfigError(
+            f"config.model.init names {len(runs)} runs, and members that share one "
+            f"trunk (config.members.share = {v['members.share']!r}) start from one: "
+            "name one run, or set share = 'none'"
+        )
 
 
 def _check_adapters(v: Mapping[str, Any]) -> None:
     targets = v["model.lora.targets"]
     known = ("q", "k", "v", "o", "gate", "up", "down")
-    if not targets or not set(targets) <= set(known):
+    if not targets or any(t not in known or targets.count(t) > 1 for t in targets):
         raise ConfigError(
-            f"config.model.lora.targets = {targets!r}: want some of {known}"
+            f"config.model.lora.targets = {targets!r}: want some of {known}, each once"
         )
     if v["members.share"] == "adapters" and not v["model.lora.rank"]:
         raise ConfigError(

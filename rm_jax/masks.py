@@ -98,7 +98,7 @@ def _layer_names(path: str, shape: tuple[int, ...], n_pattern: int) -> tuple[str
 def _match(key: str, rules: Rules, names: Sequence[str]) -> dict[str, float]:
     """The factor of the first pattern found in each name; each must decide one."""
     out: dict[str, float] = {}
-    for pattern, factor in _checked(key, rules):
+    for pattern, factor in checked(key, rules):
         found = [n for n in names if re.search(pattern, n)]
         new = [n for n in found if n not in out]
         if not new:
@@ -114,7 +114,12 @@ def _match(key: str, rules: Rules, names: Sequence[str]) -> dict[str, float]:
     return out
 
 
-def _checked(key: str, rules: Rules) -> Rules:
+def checked(key: str, rules: Rules) -> Rules:
+    """The rules, each of them a regex and a number from 0.
+
+    Raises:
+      ValueError: naming the key and the first that is not.
+    """
     for rule in rules:
         try:
             pattern, factor = rule

@@ -29,12 +29,14 @@ class Members(NamedTuple):
       at_once: members whose gradients a program computes side by side; the others
         follow in turns, in the same memory. Divides count.
       own_batches: whether every member has a batch of its own.
+      runs: whether they are runs of their own, which must not know of each other.
     """
 
     count: int
     share: str = "none"
     at_once: int = 0
     own_batches: bool = False
+    runs: bool = False
 
     @property
     def independent(self) -> bool:

@@ -1,6 +1,6 @@
 """Where a run starts: its own last checkpoint, another run's, another's parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,8 +64,13 @@ def where_to_start(
     head = config.model.head.init
     kept = f"kept from {config.model.init}" if head == "keep" else f"new, {head}"
     say(f"head {config.model.head.name}: {kept}")
+    if config.model.init == "scratch" and built.arch.lora_rank:
+        say(
+            f"WARNING config.model.lora.rank = {built.arch.lora_rank} freezes a trunk "
+            "that nothing has trained: config.model.init = 'scratch'"
+        )
     if config.model.init != "scratch":
-        params = _initial(config.model, built, state.params, on_event)
+        params = _initial(config.model, built, state.params, on_event, say)
         ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
         state = state.replace(params=params, ema=ema)
     return Start(state, 0, True, [{} for _ in workdirs], none, {})
@@ -80,6 +85,7 @@ def _initial(
     built: Built,
     fresh: Any,
     on_event: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None],
 ) -> Any:
     """Parameters of other runs, which members take in turn.
 
@@ -89,6 +95,10 @@ def _initial(
       fresh: parameters drawn for this run; of them are the head, unless it is kept, and
         adapters that the other runs lack.
       on_event: told of damaged checkpoints.
+      say: told whose adapters they are.
+
+    Raises:
+      ConfigError: another model; some of the runs have adapters and some have not.
     """
     runs = [model.init] if isinstance(model.init, str) else list(model.init)
     wanted, drawn = named(built.shapes.params)[0], named(fresh)[0]
@@ -100,11 +110,12 @@ def _initial(
             arrays = {k: v for k, v in arrays.items() if k.split("/")[0] != "head"}
         found.append(arrays)
     share = built.members.share if built.members else "none"
+    new_adapters = _new_adapters(runs, found, built, say)
     out = {}
     for path in wanted:
         each = [arrays.get(path) for arrays in found]
         is_new = path.split("/")[0] == "head" and not keep_head
-        if is_new or ("/lora/" in path and each[0] is None):
+        if is_new or ("/lora/" in path and new_adapters):
             out[path] = drawn[path]
         elif built.members and members.owns(path, share):
             n = built.members.count
@@ -116,6 +127,30 @@ def _initial(
     saved |= {k: shape(x) for k, x in found[0].items() if k not in wanted}
     check_match(f"config.model.init = {model.init!r}", saved, wanted)
     return jax.tree.map(jax.device_put, nested(out), built.shardings.params)
+
+
+def _new_adapters(
+    runs: Sequence[str],
+    found: Sequence[Mapping[str, jax.Array]],
+    built: Built,
+    say: Callable[[str], None],
+) -> bool:
+    """Whether this run's adapters are those drawn for it; says so."""
+    rank = built.arch.lora_rank
+    having = [
+        run
+        for run, arrays in zip(runs, found, strict=True)
+        if any("/lora/" in path for path in arrays)
+    ]
+    if having and len(having) < len(runs):
+        raise ConfigError(
+            f"config.model.init: {having} have adapters and the other runs have not: "
+            "merge them first, or name runs that are alike"
+        )
+    if rank:
+        whose = f"kept from {', '.join(having)}" if having else "new"
+        say(f"adapters of rank {rank} at {', '.join(built.arch.lora_targets)}: {whose}")
+    return bool(rank) and not having
 
 
 def _parameters(

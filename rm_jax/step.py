@@ -237,26 +237,32 @@ def make_step(
     def penalties(state):
         """Gradient and values of regularisers that are functions of parameters."""
         trainable, frozen = split(state.params)
+        alone = members is None or members.runs
 
         def one(trainable, frozen, hparams):
             params = merge(trainable, frozen)
             found = losses.parameter_terms(objective, params, hparams["loss"])
+            if alone:
+                of_one = jax.tree.map(lambda x: x[None], params)
+                found |= losses.parameter_terms(
+                    objective, of_one, hparams["loss"], True
+                )
             return sum(found.values()), found
 
         def all_of(trainable):
             one_each = lift(members, one, (trained, fixed, own))
             value, found = one_each(trainable, frozen, state.hparams)
             value = jnp.sum(value) if own == 0 else jnp.mean(value)
+            if alone:
+                return value, found
             whole, hparams = merge(trainable, frozen), state.hparams["loss"]
-            if members is None:
-                whole = jax.tree.map(lambda x: x[None], whole)
-            elif own == 0:
+            if own == 0:
                 hparams = jax.tree.map(lambda x: x[0], hparams)
             all_at_once = losses.parameter_terms(objective, whole, hparams, True)
             value += sum(all_at_once.values())
-            n = (members.count,) if members else ()
             return value, found | {
-                name: jnp.broadcast_to(term, n) for name, term in all_at_once.items()
+                name: jnp.broadcast_to(term, members.count)
+                for name, term in all_at_once.items()
             }
 
         return jax.grad(all_of, has_aux=True)(trainable)

@@ -204,6 +204,7 @@ def test_json_round_trip_is_exact(base, tmp_path):
     base.loss = ConfigDict({"name": "pkg.mod:f", "margin": 1, "regularizers": {}})
     base.loss.regularizers.center = ConfigDict({"weight": 0.5})
     base.model.windows = (4, 0)
+    base.model.init, base.members.count = ("a", "b"), 2
     base.optim.lr_multipliers = (("embed", 0.0), (".*", 1.0))
     base.optim.learning_rate = 1 / 3
     base.train.best_metric = "eval/mine/nll"
@@ -242,6 +243,8 @@ def test_json_may_leave_keys_out_and_they_are_said(tmp_path, base, capsys):
         ("train.duration", "3 epochs", "3 epochs"),
         ("name", "7", "7"),
         ("model.windows", "(8, 0)", (8, 0)),
+        ("model.init", "runs/a", "runs/a"),
+        ("model.init", '["runs/a", "b"]', ("runs/a", "b")),
         ("model.windows", "[8, 0]", (8, 0)),
         (
             "optim.lr_multipliers",
@@ -345,6 +348,39 @@ def test_our_configs_are_valid(name):
         ({"contract.bos": "two"}, r"config.contract.bos = 'two': known are \['one', "),
         ({"contract.pooling": "max"}, "config.contract.pooling = 'max': known"),
         ({"model.dtype": "float16"}, "config.model.dtype = 'float16': known"),
+        (
+            {"model.lora.targets": '("q", "mlp")'},
+            r"lora.targets = \('q', 'mlp'\): want some of \('q', 'k', .*'down'\)",
+        ),
+        ({"model.lora.targets": '("q", "q")'}, "targets = .*each once"),
+        ({"model.lora.targets": "()"}, r"targets = \(\): want some of"),
+        ({"model.lora.rank": "-1"}, "config.model.lora.rank = -1: must be 0 or more"),
+        ({"model.lora.alpha": "0"}, "config.model.lora.alpha = 0.*: must be above 0"),
+        ({"model.lora.dropout": "1"}, "lora.dropout = 1.*: must be 0 or more, below"),
+        (
+            {"members.count": "2", "members.share": "adapters"},
+            "share = 'adapters': the model has none: set config.model.lora.rank",
+        ),
+        (
+            {"members.count": "2", "members.share": "trunk", "model.lora.rank": "2"},
+            "share = 'trunk' trains one trunk, and config.model.lora freezes it",
+        ),
+        (
+            {
+                "members.count": "2",
+                "members.share": "trunk",
+                "model.init": '["a", "b"]',
+            },
+            "names 2 runs, and members that share one trunk .*'trunk'.* start from one",
+        ),  # fmt: skip
+        (
+            {"model.head.init": "none"},
+            r"head.init = 'none': known are \['zero', 'normal', 'keep', 'reset'\]",
+        ),
+        ({"model.init": '["a", "b"]'}, "names 2 runs for config.members.count = 1"),
+        ({"model.init": "7"}, "init = 7: want 'scratch', a run directory, or a list"),
+        ({"model.head.init": "keep"}, "'keep': a model from scratch has no head yet"),
+        ({"model.head.init": "reset"}, "'reset': a model from .*'zero' or 'normal'"),
         ({"optim.name": "adam"}, r"= 'adam': known are \['adamw', 'lion'"),
         ({"batch.layout": "dense"}, "config.batch.layout = 'dense': known"),
         ({"train.duration": "300"}, "config.train.duration = '300': want an amount"),
@@ -464,6 +500,7 @@ def test_validate_names_key_value_and_limit(base, changes, message):
         {"train.best_metric": "x", "train.keep_best": "0"},
         {"model.attention": "full", "batch.layout": "padded"},
         {"optim.warmup": "0 steps"},
+        {"model.init": '["a", "b"]', "members.count": "2"},
         {"contract.max_response": "255"},
         {"data.test_fraction": "0", "optim.b1": "0", "train.ema": "0.999"},
     ],
@@ -541,6 +578,15 @@ def test_flatten_keeps_empty_sections():
         "a.c": {},
         "d": (2,),
     }
+
+
+def test_a_head_has_a_name_and_a_start(base):
+    base.model.head = ConfigDict({"name": "mlp"})
+    with pytest.raises(ConfigError, match="model.head.init is missing; .* 'zero'"):
+        validate(base)
+    base.model.head = ConfigDict({"init": "normal", "hidden": (4,)})
+    with pytest.raises(ConfigError, match="model.head.name is missing; .*'linear'"):
+        validate(base)
 
 
 def test_another_schema_version_is_refused(base):

@@ -39,7 +39,9 @@ def lora_nnm(params: Any, hparams: WeightKnobs) -> Float[Array, ""]:
 def _ratios(a: Float[Array, "m g n r"]) -> Float[Array, "g"]:
     rows = jnp.transpose(a, (1, 0, 3, 2))  # [g m r n]
     rows = rows.reshape(a.shape[1], a.shape[0] * a.shape[3], a.shape[2])
-    return jax.vmap(nuclear)(rows) / jnp.sqrt(jnp.sum(rows**2, axis=(1, 2)))
+    square = jnp.sum(rows**2, axis=(1, 2))
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))  # of zeros the ratio is 0
+    return jax.vmap(nuclear)(rows) / norm
 
 
 @jax.custom_vjp

@@ -57,12 +57,13 @@ def make_arch(
         )
     head, knobs = heads.choose(model["head"], attributes)
     init = model["head"]["init"]
-    adapters, targets = model["lora"], tuple(model["lora"]["targets"])
     if heads.find(head).steps and pooling != "last":
         raise ValueError(
             f"config.model.head.name = {head!r} scores a step at its last token, but "
             f"config.contract.pooling = {pooling!r}: set it to 'last'"
         )
+    adapters = {f"lora_{name}": value for name, value in model["lora"].items()}
+    adapters["lora_targets"] = tuple(adapters["lora_targets"])
     of_data = attributes if heads.find(head).of_attributes else ()
     return dataclasses.replace(
         make(model, vocab_size, pooling),
@@ -71,9 +72,7 @@ def make_arch(
         attributes=tuple(of_data),
         # What a run that is kept has is not drawn; "reset" draws it as "normal" does.
         head_init="zero" if init == "zero" else "normal",
-        lora_rank=adapters["rank"],
-        lora_alpha=adapters["alpha"],
-        lora_targets=targets if adapters["rank"] else (),
+        **(adapters if adapters["lora_rank"] else {}),
     )
 
 

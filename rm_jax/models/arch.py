@@ -41,6 +41,7 @@ class ArchConfig:
       attributes: names of the ratings that heads with attributes give.
       lora_rank: of adapters; 0 is none.
       lora_alpha: adapters are multiplied with lora_alpha / lora_rank.
+      lora_dropout: rate on the inputs of adapters.
       lora_targets: kernels with an adapter, names in models.lora.TARGETS.
     """
 
@@ -67,11 +68,17 @@ class ArchConfig:
     attributes: tuple[str, ...] = ()
     lora_rank: int = 0
     lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = ()
 
     def knob(self, name: str) -> Any:
         """A knob of the head."""
         return dict(self.head_knobs)[name]
+
+    @property
+    def drops(self) -> bool:
+        """Whether a training pass of the trunk draws what to drop."""
+        return self.dropout > 0 or (self.lora_rank > 0 and self.lora_dropout > 0)
 
     @property
     def pattern(self) -> int:

@@ -6,6 +6,7 @@ layer, never added to W: members with adapters of their own share one W.
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
+from rm_jax import masks
 from rm_jax.models.arch import ArchConfig
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -35,8 +37,10 @@ class Linear(nn.Module):
     scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b n"]) -> Float[Array, "*b m"]:
-        """Over the last axis, in arch.dtype."""
+    def __call__(
+        self, x: Float[Array, "*b n"], train: bool = False
+    ) -> Float[Array, "*b m"]:
+        """Over the last axis, in arch.dtype; training drops inputs of the adapter."""
         a, n = self.arch, x.shape[-1]
         init = nn.initializers.variance_scaling(
             self.scale, "fan_in", "truncated_normal"
@@ -47,6 +51,7 @@ class Linear(nn.Module):
         if self.name not in a.lora_targets:
             return y
         own = self.param("lora", _init, n, self.features, a.lora_rank)
+        x = nn.Dropout(a.lora_dropout, name="drop")(x, deterministic=not train)
         low = jnp.dot(x, own["a"].astype(a.dtype))
         return y + (a.lora_alpha / a.lora_rank) * jnp.dot(low, own["b"].astype(a.dtype))
 
@@ -55,6 +60,30 @@ def _init(key: Array, n: int, m: int, rank: int) -> dict[str, Array]:
     bound = n**-0.5
     a = jax.random.uniform(key, (n, rank), jnp.float32, -bound, bound)
     return {"a": a, "b": jnp.zeros((rank, m), jnp.float32)}
+
+
+def check_multipliers(rules: masks.Rules, params: Any, arch: ArchConfig) -> None:
+    """Refuses rules about nothing but what adapters leave frozen.
+
+    Args:
+      rules: config.optim.lr_multipliers.
+      params: of one model, or their shapes.
+      arch: of it.
+
+    Raises:
+      ValueError: naming the first such rule and what it is about.
+    """
+    shapes = {p: x.shape for p, x in flatten_dict(dict(params), sep="/").items()}
+    each = masks.parameter_names(shapes, arch.pattern)
+    names = [name for own in each.values() for name in own]
+    for pattern, _ in masks.checked("optim.lr_multipliers", rules):
+        found = [n for n in names if re.search(pattern, n)]
+        if found and all(re.search(FROZEN, n) for n in found):
+            raise ValueError(
+                f"config.optim.lr_multipliers: {pattern!r} is about {found[:5]}, which "
+                f"config.model.lora.rank = {arch.lora_rank} freezes: leave it out, or "
+                "set the rank to 0"
+            )
 
 
 def merge(params: Any, arch: ArchConfig) -> tuple[Any, ArchConfig]:
@@ -76,5 +105,10 @@ def merge(params: Any, arch: ArchConfig) -> tuple[Any, ArchConfig]:
             change = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
             scale = arch.lora_alpha / arch.lora_rank
             out[f"{above}/kernel"] = flat[f"{above}/kernel"] + scale * change
-    plain = dataclasses.replace(arch, lora_rank=0, lora_targets=())
-    return unflatten_dict(out, sep="/"), plain
+    return unflatten_dict(out, sep="/"), without(arch)
+
+
+def without(arch: ArchConfig) -> ArchConfig:
+    """The arch of the same model without adapters."""
+    of_adapters = [f for f in dataclasses.fields(arch) if f.name.startswith("lora_")]
+    return dataclasses.replace(arch, **{f.name: f.default for f in of_adapters})

@@ -59,6 +59,7 @@ class Attention(nn.Module):
         x: Float[Array, "b t d"],
         layout: Layout,
         slots: Int[Array, "b s"] | None,
+        train: bool,
     ) -> Float[Array, "b n d"]:
         """Output at every token, or at `slots` only."""
         a = self.arch
@@ -68,9 +69,9 @@ class Attention(nn.Module):
             at, asking = place.take(slots), take(x, slots)
             asked = Turns(*(take(angle, slots) for angle in asked))
         heads = (-1, a.head_dim)
-        q = self.q(asking).reshape(b, asking.shape[1], *heads)
-        k = self.k(x).reshape(b, t, *heads)
-        v = self.v(x).reshape(b, t, *heads)
+        q = self.q(asking, train).reshape(b, asking.shape[1], *heads)
+        k = self.k(x, train).reshape(b, t, *heads)
+        v = self.v(x, train).reshape(b, t, *heads)
         q = attention.rotate(q, asked)
         k = attention.rotate(k, layout.turns)
         causal = a.attention == "causal"
@@ -82,7 +83,7 @@ class Attention(nn.Module):
         else:
             mask = attention.tree_mask(at, place, self.window, causal)
             y = attention.attend(q, k, v, mask)
-        return self.o(y.reshape(b, asking.shape[1], -1))
+        return self.o(y.reshape(b, asking.shape[1], -1), train)
 
 
 class MLP(nn.Module):
@@ -95,9 +96,9 @@ class MLP(nn.Module):
         self.gate, self.up = Linear(a.d_ff, a), Linear(a.d_ff, a)
         self.down = Linear(a.d_model, a, scale=1 / (2 * a.n_layers))
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
         """Token-wise."""
-        return self.down(nn.silu(self.gate(x)) * self.up(x))
+        return self.down(nn.silu(self.gate(x, train)) * self.up(x, train), train)
 
 
 class Block(nn.Module):
@@ -120,10 +121,10 @@ class Block(nn.Module):
         train: bool,
     ) -> Float[Array, "b n d"]:
         """The block's output at every token, or at `slots` only."""
-        y = self.attn(self.norm1(x), layout, slots)
+        y = self.attn(self.norm1(x), layout, slots, train)
         x = x if slots is None else take(x, slots)
         x = x + self.drop(y, deterministic=not train)
-        return x + self.drop(self.mlp(self.norm2(x)), deterministic=not train)
+        return x + self.drop(self.mlp(self.norm2(x), train), deterministic=not train)
 
 
 def take(x: Float[Array, "b t d"], slots: Int[Array, "b s"]) -> Float[Array, "b s d"]:
@@ -173,13 +174,13 @@ class Trunk(nn.Module):
         """block(params, key, ...) as a plain function, rematerialised on request."""
 
         def call(params, key, x, layout, slots):
-            rngs = {"dropout": key} if train and self.arch.dropout else None
+            rngs = {"dropout": key} if train and self.arch.drops else None
             return block.apply({"params": params}, x, layout, slots, train, rngs=rngs)
 
         return jax.checkpoint(call) if self.arch.remat == "layer" else call
 
     def _key(self, train: bool):
-        if train and self.arch.dropout:
+        if train and self.arch.drops:
             return self.make_rng("dropout")
         return jax.random.key(0)
 

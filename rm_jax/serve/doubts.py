@@ -73,11 +73,11 @@ def check(model: Scorer, asked: Choice) -> None:
             "members, which say how sure they are without it: leave it out"
         )
     knobs = dict(model.arch.head_knobs)
-    drops = model.arch.dropout or knobs.get("dropout")
+    drops = model.arch.drops or knobs.get("dropout")
     if asked.kind == "dropout" and not drops:
         raise ValueError(
-            f"--uncertainty dropout: {model.run} was trained with config.model.dropout "
-            "= 0, so there is nothing to draw: train with more, or use laplace"
+            f"--uncertainty dropout: {model.run} was trained without any dropout, so "
+            "there is nothing to draw: set config.model.dropout, or use laplace"
         )
     if asked.kind == "laplace" and model.arch.head not in laplace.LAST:
         raise ValueError(

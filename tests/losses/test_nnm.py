@@ -57,6 +57,12 @@ def test_gradients_are_finite_where_singular_values_are_zero_or_equal(a):
         assert np.linalg.norm(found, 2) == pytest.approx(1.0, rel=1e-5)
 
 
+def test_adapters_of_zeros_have_no_gradient():
+    a = jnp.zeros((2, 3, 2))
+    value, found = jax.value_and_grad(lambda a: lora_nnm(tree(a), WeightKnobs(1.0)))(a)
+    assert value == 0 and not np.asarray(found).any()
+
+
 def test_it_needs_adapters():
     with pytest.raises(ValueError, match="config.model.lora.rank"):
         lora_nnm({"head": jnp.ones((1, 3))}, WeightKnobs(1.0))

@@ -14,7 +14,7 @@ from rm_jax.data import pack
 from rm_jax.data.loader import Loader
 from rm_jax.flops import frozen_flops, step_flops
 from rm_jax.models import ArchConfig, functions
-from rm_jax.models.lora import FROZEN, TARGETS, Linear, merge
+from rm_jax.models.lora import FROZEN, TARGETS, Linear, check_multipliers, merge
 from rm_jax.optim import make_optimizer
 
 PLAIN = ArchConfig(
@@ -84,10 +84,35 @@ def test_the_layer_by_hand():
     np.testing.assert_array_equal(found, [[1.0, 2.0, 3.0]])
 
 
+def test_dropout_is_of_the_inputs_of_the_adapter_in_training_only():
+    x, w = jnp.array([[1.0, 2.0]]), jnp.array([[5.0], [7.0]])
+    a, b = jnp.array([[1.0], [3.0]]), jnp.array([[1.0]])
+    arch = dataclasses.replace(ARCH, lora_rank=1, lora_alpha=1.0, lora_dropout=0.5)
+    layer = Linear(1, arch, name="q")
+    params = {"params": {"kernel": w, "lora": {"a": a, "b": b}}}
+    run = lambda key: layer.apply(params, x, True, rngs={"dropout": key})
+    found = {float(run(jax.random.key(i))[0, 0]) for i in range(20)}
+    # x W = 19; of the inputs 1 and 2, doubled, none, one or both are left: x A is
+    assert found == {19.0 + low for low in (0.0, 2.0, 12.0, 14.0)}
+    assert float(layer.apply(params, x)[0, 0]) == 19.0 + 7.0
+
+
+def test_dropout_of_adapters_alone_needs_a_key_in_training(chunk):
+    batch, labels = chunk
+    arch = dataclasses.replace(ARCH, lora_dropout=0.5)
+    params = moved(functions(ARCH)[0](jax.random.key(0)))
+    apply = jax.jit(functions(arch)[1], static_argnums=(2, 3))
+    run = lambda *keys: apply(params, batch, *labels.ranks.shape, keys or None).scores
+    one, same, two = (run(jax.random.key(n), jax.random.key(9)) for n in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - two).max() > 1e-3
+    np.testing.assert_array_equal(run(), scores(ARCH, params, chunk))
+
+
 def test_merged_is_unmerged(chunk):
     params = moved(functions(ARCH)[0](jax.random.key(0)))
     flat, plain = merge(params, ARCH)
-    assert plain == dataclasses.replace(PLAIN, lora_alpha=6.0)
+    assert plain == PLAIN
     want = scores(ARCH, params, chunk)
     found = scores(plain, flat, chunk)
     assert np.all(np.abs(found - want) <= 1e-5 * np.maximum(1, np.abs(want)))
@@ -114,6 +139,17 @@ def test_only_adapters_and_the_head_train():
     assert names["stack_0/attn/q/lora/a"] == tuple(
         f"layers/{i}/attn/q/lora/a" for i in (0, 1)
     )
+
+
+def test_a_learning_rate_of_what_is_frozen_is_refused():
+    shapes = jax.eval_shape(functions(ARCH)[0], jax.random.key(0))
+    for pattern in ("embed/", "layers/2/mlp/up/kernel$"):
+        rules = [(r"head|lora/b$", 2.0), (pattern, 0.5), (".*", 1.0)]
+        with pytest.raises(ValueError, match=r"lr_multipliers: .*lora.rank = 2 freeze"):
+            check_multipliers(rules, shapes, ARCH)
+    check_multipliers([("layers/2/mlp/up", 0.5), (".*", 1.0)], shapes, ARCH)
+    with pytest.raises(ValueError, match="optim.lr_multipliers: 3 is not a pair"):
+        check_multipliers([3], shapes, ARCH)
 
 
 def test_flops_by_hand(chunk):
