@@ -117,10 +117,6 @@ def test_the_score_of_a_step_is_that_of_the_response_that_ends_there(
 
 def test_other_pooling_than_the_last_token_is_refused():
     model = {"arch": "decoder", "head": {"name": "steps", "init": "zero"}}
-<<<<<<< HEAD
-    model["lora"] = {"rank": 0, "alpha": 1.0, "targets": ("q",)}
-=======
->>>>>>> i4b
     with pytest.raises(ValueError, match="pooling = 'mean': set it to 'last'"):
         models.make_arch(model, 97, "mean")
 
