@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import rm_jax
-from rm_jax import losses, main
+from rm_jax import experiment, losses, main
 
 # Makes any training command of the README small; seeds, data and code stay the same.
 TINY = {
@@ -113,7 +113,7 @@ def test_install_and_test_are_one_command_each(readme, root):
         assert f'readme "{word}"' in (root / ".ci" / "run").read_text("utf-8")
 
 
-def test_every_command_is_understood(commands, at, monkeypatch):
+def test_every_command_is_understood(commands, at, root, monkeypatch):
     calls = []
 
     def stand_in(module, name):
@@ -135,7 +135,21 @@ def test_every_command_is_understood(commands, at, monkeypatch):
     ):
         stand_in(importlib.import_module(module), name)
     monkeypatch.setattr("rm_jax.serve.inspection.inspect_step", lambda *a: iter("x"))
+    sweep = importlib.import_module("rm_jax.sweep")
+    monkeypatch.setattr(sweep, "sweep", lambda address, *a, **k: len(seen(address)))
+    seen = lambda address: experiment.load(str(root / address)).null[:0]
+    report = importlib.import_module("rm_jax.report.sweep")
+    monkeypatch.setattr(report, "look", lambda root, **k: calls.append((root, k)))
     for arguments in commands:
+        if arguments[0] == "report":  # stops after its arguments are understood
+            with pytest.raises(AttributeError):
+                main.run(arguments)
+            assert calls[-1] == (
+                "runs/losses",
+                {"show": "test/gold_accuracy", "select": "", "over": [],
+                 "baseline": None},
+            )  # fmt: skip
+            continue
         if arguments[0] != "train":
             assert main.run(arguments) == 0, arguments
         else:
@@ -144,7 +158,9 @@ def test_every_command_is_understood(commands, at, monkeypatch):
             assert name == "train"
             losses.choose(rm_jax.config.validate(given["config"]).loss)
     verbs = {a[0] for a in commands}
-    assert verbs == {"train", "eval", "score", "inspect", "data"}
+    assert verbs == {
+        "train", "eval", "score", "inspect", "data", "sweep", "report",
+    }  # fmt: skip
 
 
 def test_a_model_is_trained_evaluated_explained_and_scored_with(commands, at, readme):

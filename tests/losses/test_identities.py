@@ -77,7 +77,7 @@ def both(name, fn=None):
 
 # lora_nnm is of adapters, not of outputs: test_nnm.py.
 every = pytest.mark.parametrize(
-    "name", [*LOSSES, *(REGULARIZERS.keys() - {"lora_nnm"})]
+    "name", [*LOSSES, *sorted(REGULARIZERS.keys() - {"lora_nnm"})]
 )
 
 
