@@ -62,7 +62,7 @@ class Layout:
 
     def run(self, step: int, timed: bool) -> None:
         """Runs one step to its end."""
-        batch = self.built.loaders["train"].batch_at(step)
+        batch = self.built.training.batch_at(step)
         # Every chunk shape is compiled before the clock starts.
         fresh = set(batch.shapes) - self.shapes
         self.shapes |= fresh

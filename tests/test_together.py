@@ -96,7 +96,7 @@ def test_after_a_stop_they_continue_to_the_same_bits(make, tmp_path, stop_after)
     for run in "ab":
         a, b = (tmp_path / name / run for name in ("straight", "stopped"))
         assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
-        assert len(json.loads((b / "run.json").read_text())["sessions"]) == 2
+        assert [e["event"] for e in lines(b, "events.jsonl")] == ["resumed"]
     folders = [
         together.place(str(tmp_path / name / "a")).folder.removesuffix("/checkpoints")
         for name in ("straight", "stopped")
