@@ -4,8 +4,8 @@
         --config.data.train=hh:helpful-base.test.jsonl.gz
 
 bt + (alpha / (1 - alpha)) sp(-beta log p(chosen)), alpha = .01, beta = .1, on a head
-of one hidden layer of 1,024 with dropout .1. arg: a size of configs/hh.py. 8b has
-the paper's adapters (rank 32, alpha 64 on q, k, v, o) and rate of 40,000 pairs; it needs
+of one hidden layer of 1,024 with dropout .1. arg: a size of configs/hh.py. 8b has the
+paper's adapters (rank 32, alpha 64 on q, k, v, o) and rate of 40,000 pairs; it needs
 --config.model.init=RUN, a trunk to adapt.
 """
 
