@@ -78,7 +78,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     c.optim.learning_rate = 3e-3
     c.train.duration = "300 steps"
-    c.train.eval_every = "150 steps"
+    c.train.eval_every = "300 steps"
     c.train.save_every = "150 steps"
     c.train.eval_examples = 500
     c.train.report = False
