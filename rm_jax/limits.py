@@ -318,6 +318,33 @@ def _check_members(v: Mapping[str, Any]) -> None:
             f"trunk (config.members.share = {v['members.share']!r}) start from one: "
             "name one run, or set share = 'none'"
         )
+    _check_differ(v)
+
+
+def _check_differ(v: Mapping[str, Any]) -> None:
+    """Refuses members of which nothing would make one another than the others."""
+    of_data = v["data.bootstrap"] != "none" or v["members.own_order"]
+    drawn = v["model.head.init"] in ("normal", "reset")
+    if v["members.count"] == 1 or of_data or drawn or v["members.share"] == "adapters":
+        return
+    if v["members.share"] == "trunk":
+        # Other heads have parts that are drawn whatever head.init says.
+        alike = v["model.head.name"] in (
+            "linear",
+            "attributes",
+            "quantiles",
+            "gaussian",
+        )
+    else:
+        one_run = isinstance(v["model.init"], str) or len(v["model.init"]) == 1
+        alike = v["model.init"] != "scratch" and one_run
+        alike = alike and not v["model.dropout"] and not v["model.lora.rank"]
+    if alike:
+        raise ConfigError(
+            f"config.members.count = {v['members.count']}: all members would be the "
+            "same model: set config.model.head.init = 'normal', or "
+            "config.data.bootstrap = 'poisson'"
+        )
 
 
 def _check_adapters(v: Mapping[str, Any]) -> None:

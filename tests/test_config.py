@@ -67,7 +67,7 @@ def test_load_a_run_directory_or_its_json(tmp_path, file):
         ("no/such.py:arg", "no config file 'no/such.py'"),
         (
             "rm_jax:quickstrat",
-            r"no config 'rm_jax:quickstrat'; known: \['base', 'hh', ",
+            r"no config 'rm_jax:quickstrat'; known: \['base', 'grm', ",
         ),
         ("rm_jax:base:arg", "base takes no argument, got 'arg'"),
         ("rm_jax:hh:huge", r"hh has no size 'huge'; known: \['1b'"),
@@ -602,3 +602,30 @@ def test_an_evaluation_set_is_text(base):
         base.data.eval = ConfigDict(bad)
         with pytest.raises(ConfigError, match="config.data.eval.*valid"):
             validate(base)
+
+
+@pytest.mark.parametrize(
+    "changes, alike",
+    [
+        ({"members.share": "trunk"}, True),
+        ({"members.share": "trunk", "model.head.init": "normal"}, False),
+        ({"members.share": "trunk", "data.bootstrap": "poisson"}, False),
+        ({"members.share": "trunk", "model.head.name": "mlp"}, False),
+        ({"model.init": "run"}, True),
+        ({"model.init": "run", "model.head.init": "keep"}, True),
+        ({"model.init": "run", "model.head.init": "reset"}, False),
+        ({"model.init": "run", "model.dropout": 0.1}, False),
+        ({"model.init": '["a", "b"]'}, False),
+        ({}, False),
+    ],
+)
+def test_members_that_would_be_copies_of_one_another_are_refused(base, changes, alike):
+    for key, value in {"members.count": 2, **changes}.items():
+        override(base, key, value)
+    if alike:
+        with pytest.raises(
+            ConfigError, match="count = 2: all members would be the same"
+        ):
+            validate(base)
+    else:
+        validate(base)
