@@ -4,8 +4,9 @@
         --config.data.train=hh:helpful-base.test.jsonl.gz
 
 A latent of 128 (8b: 512) with the KL to N(0, 1) summed over its dimensions; the paper's
-scripts average it first, which is the regulariser `vib_averaged`. arg: a size of
-configs/hh.py; 8b has the scripts' rate 9e-6 and batch 64.
+scripts average it first, with a weight of 1, which is the regulariser `vib_averaged`;
+the weight .1 of the sum is ours. arg: a size of configs/hh.py; 8b has the scripts' rate
+9e-6 and batch 64.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@
 r = quality + length while training, with |rho(quality, L)| + 1 - rho(length, L) over
 the whole batch and |w_Q . w_L|, both coefficients 1; quality alone after it. arg: a
 size of configs/hh.py. Beyond tiny: the paper's rate 2e-5 without warm-up, weight decay
-.1, three epochs.
+.1, three epochs; the batch is that of configs/hh.py.
 """
 
 from ml_collections import ConfigDict

@@ -26,12 +26,12 @@ EXPECTED = {
     "spread": {
         "value": 0.015,
         "what": "93.8 - 92.3 between losses on differences, RewardBench",
-        "source": "Skywork-Reward (Liu 2024), ablation of losses",
+        "source": "Skywork-Reward (Liu 2024), ablation of losses, read in a summary",
     },
     "cross_entropy": {
         "value": -0.062,
         "what": "87.6 - 93.8, RewardBench",
-        "source": "Skywork-Reward (Liu 2024), ablation of losses",
+        "source": "Skywork-Reward (Liu 2024), ablation of losses, read in a summary",
     },
     "robust": {
         "value": None,

@@ -194,11 +194,12 @@ def all_labels(e=E):
     )
 
 
-@each
+# The heads keep log σ in bounds; of both Gaussians test_identities.py has extremes.
+@pytest.mark.parametrize(
+    "fn", [fn for fn in ALL if fn not in (gaussian_mle, gaussian_reparam)]
+)
 @pytest.mark.parametrize("big", [1e4, -1e4])
 def test_extremes_are_finite(fn, big):
-    if fn in (gaussian_mle, gaussian_reparam):
-        pytest.skip("a log standard deviation of 1e4 is no number")
     cost = lambda out: jnp.sum(fn(out, all_labels(), knobs_of(fn), KEY))
     value, slope = jax.value_and_grad(cost)(everything(big))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, slope)))
