@@ -5,7 +5,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from rm_jax.evals import accuracy, bias, calibration, steps, uncertainty
+from rm_jax.evals import (
+    accuracy,
+    best_of_n,
+    bias,
+    calibration,
+    labels,
+    steps,
+    uncertainty,
+)
 from rm_jax.evals.intervals import Sample, intervals
 from rm_jax.evals.table import (
     Pairs,
@@ -37,7 +45,9 @@ def evaluate(
     margin_std, length_baseline, length_matched_accuracy, shorter_chosen_accuracy,
     longer_chosen_accuracy, length_balanced_accuracy (mean of the two). With K > 2:
     best_of_k, kendall_tau, n_best_of_k, n_kendall_tau. With gold utility:
-    gold_accuracy, n_gold_pairs, score_length_corr_given_gold. Where they vary:
+    gold_accuracy, n_gold_pairs, score_length_corr_given_gold, those of
+    `labels.against_gold` and `best_of_n.curve`. With levels of strength: those of
+    `labels.by_strength`. Where they vary:
     score_length_corr (within examples), score_length_corr_across. With members or a
     covariance: those of `uncertainty.figures`. With labelled steps of a model that
     scores them: step_accuracy, first_error_accuracy, step_auroc, step_right_share,
@@ -74,7 +84,8 @@ def evaluate(
         out[f"{name}_low"], out[f"{name}_high"] = low, high
     if len(found.delta):
         out |= _calibration(found, temperature) | _length(table, found)
-        out |= uncertainty.figures(table, temperature)
+        out |= labels.by_strength(table, found) | labels.against_gold(table, found)
+        out |= best_of_n.curve(table) | uncertainty.figures(table, temperature)
     out |= _moments(table, found)
     return {name: float(v) for name, v in out.items() if not np.isnan(v)}
 

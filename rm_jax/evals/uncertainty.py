@@ -7,7 +7,7 @@ covariance of a posterior. A useful s is larger where the model is wrong.
 import numpy as np
 from jaxtyping import Bool, Float
 
-from rm_jax.evals import calibration
+from rm_jax.evals import best_of_n, calibration
 from rm_jax.evals.accuracy import accuracy, credit
 from rm_jax.evals.reducers import REDUCERS, reduce
 from rm_jax.evals.table import (
@@ -28,8 +28,8 @@ def figures(table: ScoreTable, temperature: float = 1.0) -> dict[str, float]:
     (a random s has the error itself). accuracy_certain_half: accuracy on the half of
     smallest s. nll, brier, ece: of the corrected probability (`corrected`).
 
-    With members: reducer/NAME/accuracy, nll, gold_accuracy of every reducer with its
-    default knob. members/accuracy, nll, gold_accuracy: mean over the members, each
+    With members: reducer/NAME/accuracy, nll, gold_accuracy, best_of_N/gold of every
+    reducer with its default knob. members/accuracy ...: mean over the members, each
     alone. members/agreement: share of pairs that two members order alike.
     members/error_corr: correlation of the errors of two members; both are means over
     all two of them.
@@ -195,4 +195,4 @@ def _one(table: ScoreTable, temperature: float) -> dict[str, float]:
     }
     if np.isfinite(table.gold).any():
         out["gold_accuracy"] = accuracy(gold_pairs(table)).mean()
-    return out
+    return out | best_of_n.curve(table)

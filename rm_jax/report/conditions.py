@@ -18,6 +18,7 @@ Keys = dict[str, Any]
 BETTER = {
     "accuracy": 1,
     "best_of_k": 1,
+    "gold": 1,
     "gold_accuracy": 1,
     "kendall_tau": 1,
     "length_balanced_accuracy": 1,
