@@ -16,7 +16,7 @@ import hashlib
 import pathlib
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ml_collections import ConfigDict
 
@@ -42,6 +42,28 @@ class Verdict(NamedTuple):
     low: float
     high: float
     text: str
+
+
+class Interval(Protocol):
+    """An effect and its 95 % interval, as `rm_jax.report.compare.Difference`."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def above(found: Interval, limit: float = 0.0, text: str = "") -> Verdict:
+    """A claim that the effect is above a limit: by its whole interval, or undecided."""
+    holds = True if found.low > limit else False if found.high <= limit else None
+    text = f"{text}: {found}" if text else str(found)
+    return Verdict(holds, found.mean, found.low, found.high, text)
+
+
+def below(found: Interval, limit: float = 0.0, text: str = "") -> Verdict:
+    """A claim that the effect is below a limit: by its whole interval, or undecided."""
+    holds = True if found.high < limit else False if found.low >= limit else None
+    text = f"{text}: {found}" if text else str(found)
+    return Verdict(holds, found.mean, found.low, found.high, text)
 
 
 class Rule(NamedTuple):

@@ -4,6 +4,7 @@ import pytest
 
 from rm_jax import experiment
 from rm_jax.config import ConfigError
+from rm_jax.report.compare import Difference
 
 GOOD = """
 from rm_jax import config, hyper
@@ -83,3 +84,21 @@ def test_no_experiment(tmp_path):
         experiment.load("rm_jax:nothing")
     with pytest.raises(ConfigError, match="give FILE.py"):
         experiment.load(str(tmp_path / "x.py"))
+
+
+@pytest.mark.parametrize(
+    "low, high, more, less",
+    [
+        (0.2, 0.4, True, False),
+        (-0.4, 0.1, False, True),  # touching the limit is not above it
+        (0.0, 0.3, None, None),
+        (float("nan"), float("nan"), None, None),
+    ],
+)
+def test_a_claim_holds_by_the_whole_interval(low, high, more, less):
+    found = Difference((low + high) / 2, low, high, 3, 0.5, 0.1)
+    over, under = experiment.above(found, 0.1), experiment.below(found, 0.15)
+    assert over.holds is more and under.holds is less
+    if low == low:
+        assert over[1:4] == under[1:4] == ((low + high) / 2, low, high)
+    assert experiment.above(found, text="large").text.startswith("large: ")

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from rm_jax.losses.knobs import Needs
 from rm_jax.losses.pairwise import (
+    Margin,
     Positive,
     TieKnobs,
     either_way,
@@ -32,7 +33,7 @@ class MarginKnobs(NamedTuple):
       tie_weight: weight of a tied pair where an ordered pair weighs 1.
     """
 
-    margin: Positive = 1.0
+    margin: Margin = 1.0
     margin_strength: Annotated[Positive, Needs("strength")] = 0.0
     tie_weight: Positive = 1.0
 
@@ -68,8 +69,8 @@ def margin_bt(
 
     Llama 2 grades a preference 0 (negligibly better) to 3 (significantly better): its
     small margins {0, 1/3, 2/3, 1} are margin = 0, margin_strength = 1/3, its large ones
-    {0, 1, 2, 3} margin_strength = 1. m = 0 is `bt`. Where strength is not given m is
-    the margin.
+    {0, 1, 2, 3} margin_strength = 1; where grades begin at 1, margin = -1/3 and -1 take
+    the first one off again. m = 0 is `bt`. Where strength is not given m is the margin.
 
     Args:
       out: scores [e k].

@@ -17,6 +17,7 @@ from rm_jax.losses.knobs import Needs, Range
 from rm_jax.types import Labels, RewardOutput
 
 Positive = Annotated[float, Range(0.0, math.inf)]
+Margin = Annotated[float, Range(-math.inf, math.inf)]  # below 0 where strength adds
 
 
 class TieKnobs(NamedTuple):
@@ -39,7 +40,7 @@ class BradleyTerryKnobs(NamedTuple):
       tie_weight: weight of a tied pair where an ordered pair weighs 1.
     """
 
-    margin: Positive = 0.0
+    margin: Margin = 0.0
     margin_strength: Annotated[float, Range(0.0, math.inf), Needs("strength")] = 0.0
     label_smoothing: Annotated[float, Range(0.0, 0.5)] = 0.0
     tie_weight: Positive = 1.0
