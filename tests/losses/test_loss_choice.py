@@ -94,7 +94,10 @@ def test_knobs_become_float32_arrays_with_their_defaults():
         ({}, ["no name", "bradley_terry"]),
         ({"name": "bradley_tery"}, ["bradley_tery", "did you mean 'bradley_terry'"]),
         ({"name": "bradley_terry", "margn": 1.0}, ["margn", "'margin'", "[0, inf)"]),
-        ({"name": "bradley_terry", "margin": -1.0}, ["margin = -1.0", "[0, inf)"]),
+        (
+            {"name": "bradley_terry", "tie_weight": -1.0},
+            ["tie_weight = -1.0", "[0, inf)"],
+        ),
         ({"name": "bradley_terry", "margin": np.nan}, ["margin = nan", "finite"]),
         ({"name": "bradley_terry", "margin": 1e300}, ["margin = 1e+300", "finite"]),
         ({"name": "bradley_terry", "margin": "1"}, ["margin = '1'", "number"]),
