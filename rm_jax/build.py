@@ -139,7 +139,11 @@ def build(
         steps=of_steps,
     )
     training = _training(each, members, data, lay, say)
-    loaders = {name: lay(tokens) for name, tokens in data.evals.items()}
+    shared = config.batch.layout == "packed"
+    loaders = {
+        name: lay(tokens, shapes=pack.roomy(tokens, shapes, shared, of_steps))
+        for name, tokens in data.evals.items()
+    }
     outputs = models.heads.shapes(arch)
     known = {name: head.outputs.keys() for name, head in models.heads.HEADS.items()}
     losses_module.check_outputs(objective, arch.head, outputs.keys(), known)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rm_jax import schemas, store
-from rm_jax.data.mixture import world_split
+from rm_jax.data.mixture import specs_of, world_of
 from rm_jax.data.world import WORLD_DEFAULTS
 from rm_jax.experiment import Experiment, Rule, Verdict
 from rm_jax.report import compare, conditions, verdicts
@@ -109,7 +109,7 @@ def _pairs(experiment: Experiment) -> int:
 def _test_pairs(experiment: Experiment) -> int:
     """Pairs of the test set where it is of the synthetic world; 0 is not known."""
     data = experiment.base.data
-    own = isinstance(data.train, str) and data.eval.get("test", "") == "#test"
-    if not own or world_split({"": data.train}) is None:
+    found = world_of(specs_of(data).get("test", {}), data.world)
+    if found is None or found.split != "test":
         return 0
-    return int(data.world.get("test", WORLD_DEFAULTS["test"]))
+    return int(found.knobs.get("test", WORLD_DEFAULTS["test"]))

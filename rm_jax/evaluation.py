@@ -9,7 +9,7 @@ from rm_jax import cluster, schemas, store, together
 from rm_jax.build import Built, score_fn
 from rm_jax.checkpoint import CheckpointWriter
 from rm_jax.data.contract import Encoder
-from rm_jax.data.mixture import world_split
+from rm_jax.data.mixture import world_of
 from rm_jax.evals import alarms, by_source, evaluate, pairs
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
@@ -110,7 +110,7 @@ def _figures(
         for text in alarms(
             table,
             progress=step / built.total,
-            human=world_split(built.data.specs[name]) is None,
+            human=world_of(built.data.specs[name], {}) is None,
             too_good=config.train.too_good,
         ):
             outlet.writer.alarm(step, name, text)
@@ -148,11 +148,10 @@ def finish(
         for name, loader in built.loaders.items():
             done["sets"][name] = evaluate_set(
                 name,
-                world_split(built.data.specs[name]),
+                world_of(built.data.specs[name], config.data.world),
                 score,
                 loader,
                 encoder,
-                dict(config.data.world.items()),
                 workdir if cluster.first() else None,
                 config.eval_seed,
                 too_good=config.train.too_good,

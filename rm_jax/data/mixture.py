@@ -147,15 +147,37 @@ def _check_columns(data: Mapping[str, Any]) -> None:
         )
 
 
-def world_split(specs: Mapping[str, str]) -> str | None:
-    """The split of the world that a set is, "" all of it; None of any other set."""
+class WorldSet(NamedTuple):
+    """A set that is of a synthetic world.
+
+    Attributes:
+      split: of it; "" is all of it.
+      knobs: of `make_world`.
+    """
+
+    split: str
+    knobs: dict[str, Any]
+
+
+def world_of(specs: Mapping[str, str], knobs: Mapping[str, Any]) -> WorldSet | None:
+    """The world that a set is of; None of any other set, and of a mixture.
+
+    Args:
+      specs: source -> SPEC of the set.
+      knobs: of config.data.world.
+    """
     found = [sources.parse_spec(spec) for spec in specs.values()]
-    return found[0].split if [f.format for f in found] == ["world"] else None
+    if [spec.format for spec in found] != ["world"]:
+        return None
+    own = sources.world_knobs(found[0])
+    return WorldSet(found[0].split, {**dict(knobs.items()), **own})
 
 
 def _place(spec: sources.Spec) -> str:
     """Where the rows of a SPEC lie, whatever format, revision or preset reads them."""
-    path = sources.resolve(spec).path or spec.format  # `world:` has no path
+    if spec.format == "world":
+        return spec.format  # of whatever knobs: they leave the prompts as they are
+    path = sources.resolve(spec).path
     there = not store.is_url(path) and os.path.exists(path)
     hub = HUB_PATH.fullmatch(path)
     if there or not hub:

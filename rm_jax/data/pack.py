@@ -23,6 +23,10 @@ class PackError(ValueError):
     """An example that no chunk shape can hold."""
 
 
+class RowsError(PackError):
+    """An example that needs more rows than any chunk shape has."""
+
+
 class Shape(NamedTuple):
     """Shape of a chunk: rows, tokens a row, scored positions a row."""
 
@@ -224,8 +228,27 @@ def check_fits(
             group = _split(data, 0, item, found.of(i), largest, shared)
             try:
                 layout([group], choices, alone=not shared)
-            except PackError as error:
-                raise PackError(f"example {data.id(begin + i)}: {error}") from None
+            except RowsError as error:
+                raise RowsError(f"example {data.id(begin + i)}: {error}") from None
+
+
+def roomy(
+    data: TokenSet, choices: Sequence[Shape], shared: bool, steps: bool = False
+) -> list[Shape]:
+    """The shapes with 2, 4, 8, ... times their rows: as few as every example fits.
+
+    For evaluation, where a set may have hundreds of responses to a prompt; in training
+    config.batch.chunk_tokens is the memory that a step may take.
+
+    Raises:
+      PackError: naming an example that no number of rows would hold.
+    """
+    while True:
+        try:
+            check_fits(data, choices, shared, steps)
+            return list(choices)
+        except RowsError:
+            choices = [shape._replace(rows=2 * shape.rows) for shape in choices]
 
 
 class _Rows:
@@ -339,7 +362,7 @@ def layout(
     while left:
         options = [_fill_one(left, needs, widest, c, alone) for c in choices]
         if not any(options):
-            raise PackError(
+            raise RowsError(
                 f"{-needs[0]} tokens in {len(left[0])} segments fit no chunk of "
                 f"{list(choices)}: raise config.batch.chunk_tokens (all responses of "
                 "an example must be in one chunk)"

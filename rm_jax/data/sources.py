@@ -18,7 +18,7 @@ from rm_jax.data.hub import HUB_PATH, hub_table, is_saved_dataset, saved_table
 from rm_jax.data.presets import find_preset
 from rm_jax.data.rows import Place
 from rm_jax.data.schema import Record, RowError, shown
-from rm_jax.data.specs import Spec, parse_spec, resolve
+from rm_jax.data.specs import Spec, parse_spec, resolve, world_knobs
 from rm_jax.data.splits import Plan, Table, part_of, plan
 from rm_jax.data.tfds import tfds_table, write_tfds
 
@@ -68,7 +68,7 @@ def open_source(
     Args:
       spec: `format:path-or-hub-id[@revision][#split]`, see specs.py.
       columns: field -> column, for formats `columns` and `hf` (`column_parser`).
-      world: knobs of `world:`.
+      world: knobs of `world:`, where the SPEC names no others.
       on_bad_row: `raise`, or `drop`: left out and counted in `info`.
       valid_fraction: share of prompts carved for `valid`.
       test_fraction: share of prompts carved for `test`.
@@ -253,9 +253,9 @@ def _counted(
 def _world_source(spec: Spec, knobs: Mapping[str, Any], options: _Options) -> Source:
     from rm_jax.data.world import make_world  # numpy work that other sources spare
 
-    if spec.path or spec.revision:
-        raise ValueError(f"SPEC {str(spec)!r}: a world has knobs, no path: world:#test")
-    world = make_world(knobs)
+    if spec.revision:
+        raise ValueError(f"SPEC {str(spec)!r}: a world has no revision: world:#test")
+    world = make_world({**knobs, **world_knobs(spec)})
     world.records(spec.split or None)  # refuses an unknown split
     info = {"spec": str(spec), "path": "world", "revision": "", "split": spec.split}
 
@@ -263,7 +263,8 @@ def _world_source(spec: Spec, knobs: Mapping[str, Any], options: _Options) -> So
         counts = {"rows": 0, "bad_rows": 0, "errors": [], "records": 0}
         return _counted(world.records(spec.split or None), options, counts, info)
 
-    name = f"world#{spec.split}" if spec.split else "world"
+    head = f"world:{spec.path}" if spec.path else "world"
+    name = f"{head}#{spec.split}" if spec.split else head
     content = world.fingerprint()
     fingerprint = _sha("world", content, spec.split, options.limit)
     info |= {"sha256": content, "fingerprint": fingerprint}

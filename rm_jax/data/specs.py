@@ -8,6 +8,7 @@ SPEC is `format:path-or-hub-id[@revision][#split]`:
   my_package.formats:parse:rows.jsonl    a function row -> list of Records
   tfds:prepared/                         a directory written by `prepare`
   world:#test                            the synthetic world
+  world:responses=64,test=48#test        with knobs of its own
   preset:helpsteer2#valid                a public data set by name (presets.py)
 
 A hub id with a config is `org/name:config`, one with a folder `org/name:folder/`.
@@ -67,6 +68,28 @@ def parse_spec(spec: str) -> Spec:
         what = {"#": "split", "@": "revision"}[gap]
         raise ValueError(f"SPEC {spec!r}: no {what} after {gap}: name one, or leave it")
     return Spec(head, path, revision, split)
+
+
+def world_knobs(spec: Spec) -> dict[str, int | float]:
+    """The knobs that a SPEC of a world names: {"noise": 0} of "world:noise=0#test".
+
+    Raises:
+      ValueError: no knob=number, or a knob twice.
+    """
+    knobs: dict[str, int | float] = {}
+    for part in filter(None, spec.path.split(",")):
+        name, equals, text = part.partition("=")
+        try:
+            value = int(text) if re.fullmatch(r"-?\d+", text) else float(text)
+        except ValueError:
+            equals = ""
+        if not equals or name in knobs:
+            raise ValueError(
+                f"SPEC {str(spec)!r}: {part!r}: want each knob of the world once, with "
+                "a number: world:responses=8,noise=0.1#test"
+            )
+        knobs[name] = value
+    return knobs
 
 
 def resolve(spec: Spec) -> Spec:

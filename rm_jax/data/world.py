@@ -51,7 +51,7 @@ _LIMITS = {
     "train": (0, 10**9),
     "valid": (0, 10**9),
     "test": (0, 10**9),
-    "responses": (2, 64),
+    "responses": (2, 1024),
     "annotators": (1, 100),
     "temperature": (0.01, 100.0),
     "noise": (0.0, 0.5),
@@ -60,7 +60,7 @@ _LIMITS = {
     "tie_threshold": (0.0, 10.0),
     "strength_levels": (0, 100),
 }
-_BLOCK = 2048  # prompts drawn together
+_BLOCK = {64: 2048, 1024: 64}  # up to so many responses: prompts drawn together
 
 
 class Ceiling(NamedTuple):
@@ -197,10 +197,11 @@ class World:
 
     def _blocks(self, split: str) -> Iterator[tuple[int, Block, Votes]]:
         """(number of its first prompt, block, votes); the last one is cut to size."""
-        size = self.knobs[split]
-        for start in range(0, size, _BLOCK):
-            rng = self._rng(SPLITS.index(split), start // _BLOCK)
-            block = draw(rng, _BLOCK, self.knobs["responses"])
+        size, k = self.knobs[split], self.knobs["responses"]
+        together = next(n for most, n in _BLOCK.items() if k <= most)
+        for start in range(0, size, together):
+            rng = self._rng(SPLITS.index(split), start // together)
+            block = draw(rng, together, k)
             votes = vote(rng, utility(features(block), self.knobs), self.knobs)
             cut = slice(size - start)
             block = Block(*(x[cut] for x in block))

@@ -57,10 +57,17 @@ def vote(
     z = u[:, None] / knobs["temperature"] + gumbel
     reverse = rng.random((*shape[:2], 1)) < knobs["noise"]
     each = ranks_of(np.where(reverse, -z, z), knobs["tie_threshold"])
-    borda = np.zeros((n, k))
-    for r in each.swapaxes(0, 1):
-        borda += np.sign(r[:, None, :] - r[:, :, None]).sum(axis=-1)
+    borda = sum(map(_borda, each.swapaxes(0, 1)))
     return Votes(each, ranks_of(borda, 0.5))
+
+
+def _borda(ranks: Int[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Responses that are worse minus those that are better."""
+    count = np.zeros(ranks.shape, int)
+    np.add.at(count, (np.arange(len(ranks))[:, None], ranks), 1)
+    up_to = np.take_along_axis(count.cumsum(axis=1), ranks, axis=1)
+    same = np.take_along_axis(count, ranks, axis=1)
+    return (ranks.shape[1] - up_to - (up_to - same)).astype(float)
 
 
 def ranks_of(values: Float[np.ndarray, "*n k"], gap: float) -> Int[np.ndarray, "*n k"]:

@@ -12,6 +12,7 @@ from rm_jax import store
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.contract import Encoder
 from rm_jax.data.loader import Loader
+from rm_jax.data.mixture import WorldSet
 from rm_jax.data.world import make_world
 from rm_jax.evals.alarms import alarms
 from rm_jax.evals.bias import swap_check
@@ -28,11 +29,10 @@ PROBES = 512  # of each kind
 
 def evaluate_set(
     name: str,
-    world_split: str | None,
+    world: WorldSet | None,
     score_fn: ScoreFn,
     loader: Loader,
     encoder: Encoder,
-    world: Mapping[str, Any],
     out: str | None,
     seed: int,
     temperature: float = 1.0,
@@ -47,12 +47,11 @@ def evaluate_set(
 
     Args:
       name: of the set.
-      world_split: the split of the world that it is ("" all of it), for its ceiling and
-        bias probes; None of any other set.
+      world: what world it is of, for its ceiling and bias probes; None of any other
+        set.
       score_fn: the model.
       loader: of the set.
       encoder: of the model's contract, to decode texts and encode probes.
-      world: knobs of `world:`.
       out: directory that predictions/ goes to; None writes none.
       seed: of the bootstrap.
       temperature: of the contract.
@@ -89,7 +88,7 @@ def evaluate_set(
         first = score_table(steady, loader, SWAPPED, reducer=reducer).scores
     reverse = reversed_scores(own_fn, loader, SWAPPED, reducer)
     values["swap"] = swap_check(first, reverse)
-    of_world = world_split is not None
+    of_world = world is not None
     values["alarms"] = alarms(table, human=not of_world, too_good=too_good)
     flipped = values["swap"]["flipped_share"]
     if flipped > 0.01:  # fewer are ties up to rounding
@@ -97,8 +96,9 @@ def evaluate_set(
             f"swap: {flipped:.1%} of the pairs change order when the responses are "
             "given in reverse: a score depends on its neighbours"
         )
-    if world_split:
-        values["ceiling"] = make_world(world).ceiling(world_split).agreement
+    if of_world and world.split:
+        ceiling = make_world(world.knobs).ceiling(world.split)
+        values["ceiling"] = ceiling.agreement
     if of_world and probes:
 
         def score(data: TokenSet):
@@ -111,7 +111,7 @@ def evaluate_set(
             )
             return score_table(own_fn, own, poll=poll, reducer=reducer).scores
 
-        values["probes"] = world_probes(world, encoder, score, PROBES, seed)
+        values["probes"] = world_probes(world.knobs, encoder, score, PROBES, seed)
     if out is not None:
         write_predictions(out, name, table, loader.data, encoder)
     return values

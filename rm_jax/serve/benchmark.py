@@ -13,7 +13,7 @@ from rm_jax import compiles, provenance, schemas, store
 from rm_jax import config as config_module
 from rm_jax.data import datasets
 from rm_jax.data.formats import find_format
-from rm_jax.data.mixture import world_split
+from rm_jax.data.mixture import world_of
 from rm_jax.data.sources import Source, parse_spec
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.report.root import EVALS, Unit, load_root
@@ -106,11 +106,10 @@ def _add(
     )
     values = evaluate_set(
         name,
-        world_split({"": spec}),
+        world_of({"": spec}, data["world"]),
         model.score_chunk,
         model.loader(tokens),
         model.encoder(),
-        data["world"],
         unit.path,
         model.config.eval_seed,
         model.contract.temperature,

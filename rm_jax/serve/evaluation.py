@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rm_jax import provenance, rundir, schemas, store
 from rm_jax.data import datasets
 from rm_jax.data.formats import find_format
-from rm_jax.data.mixture import world_split
+from rm_jax.data.mixture import world_of
 from rm_jax.data.sources import parse_spec
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.serve import doubts
@@ -69,11 +69,10 @@ def evaluate_run(
     ways = doubts.prepare(model, asked, say)
     values = evaluate_set(
         name,
-        world_split({"": spec}),
+        world_of({"": spec}, data["world"]),
         ways.score,
         model.loader(tokens),
         model.encoder(),
-        data["world"],
         out,
         config.eval_seed,
         model.contract.temperature,

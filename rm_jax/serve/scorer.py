@@ -124,9 +124,9 @@ class Scorer:
 
     def loader(self, data: cache.TokenSet, order: Order | None = None) -> Loader:
         """Lays out a token set as the run did."""
-        b = self.config.batch
-        steps = self._of_steps
-        return Loader(data, self.shapes(), b.examples, order, b.layout, steps=steps)
+        b, steps = self.config.batch, self._of_steps
+        shapes = pack.roomy(data, self.shapes(), b.layout == "packed", steps)
+        return Loader(data, shapes, b.examples, order, b.layout, steps=steps)
 
     def put(self, batch: PackedBatch, labels: Labels) -> tuple[PackedBatch, Labels]:
         """A chunk on the device."""

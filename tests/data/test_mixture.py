@@ -161,7 +161,21 @@ def test_a_spec_that_is_none_names_its_knob(form):
 
 
 def test_a_world_is_known_by_its_only_source():
-    assert mixture.world_split({"": "world:#test"}) == "test"
-    assert mixture.world_split({"": "world:"}) == ""
-    assert mixture.world_split({"": "jsonl:world#test"}) is None
-    assert mixture.world_split({"a": "world:#test", "b": "world:#test"}) is None
+    knobs = {"noise": 0.25, "test": 8}
+    assert mixture.world_of({"": "world:#test"}, knobs) == ("test", knobs)
+    assert mixture.world_of({"": "world:"}, {}) == ("", {})
+    assert mixture.world_of({"": "jsonl:world#test"}, knobs) is None
+    both = {"a": "world:#test", "b": "world:#test"}
+    assert mixture.world_of(both, knobs) is None
+
+
+def test_a_world_of_other_knobs_is_held_out_as_the_own_one():
+    spec = "world:noise=0,responses=3#test"
+    found = mixture.world_of({"": spec}, {"noise": 0.25, "seed": 3})
+    assert found == ("test", {"noise": 0, "responses": 3, "seed": 3})
+    specs = mixture.specs_of(
+        {"train": "world:", "columns": {}, "eval": {"clean": spec}}
+    )
+    assert specs["train"] == {"": "world:#train"}
+    assert not prompts("world:#train") & prompts(spec)
+    assert prompts("world:#test") == prompts(spec)  # the labels differ, not the prompts

@@ -141,6 +141,19 @@ def test_an_example_that_no_chunk_holds_is_found_before_training(toy_set, shared
     pack.check_fits(data, pack.shapes((64,), 64 * 5, 4), shared)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_evaluation_takes_as_many_rows_as_the_largest_example_needs(toy_set, shared):
+    data = toy_set([(3, [2, 2]), (30, [20] * 5)])
+    narrow, wide = pack.shapes((32, 64), 128, 4)
+    found = pack.roomy(data, [narrow, wide], shared)
+    assert [s.rows for s in found] == [4 * narrow.rows, 4 * wide.rows]  # 5 of 2 rows
+    assert [s[1:] for s in found] == [narrow[1:], wide[1:]]
+    pack.check_fits(data, found, shared)
+    assert pack.roomy(data, found, shared) == found
+    with pytest.raises(PackError, match="toy-1: .* longest row"):
+        pack.roomy(data, pack.shapes((32,), 128, 4), shared)
+
+
 def test_check_passes_what_fits(random_set):
     data = random_set(5)
     pack.check_fits(data, SHAPES, True)

@@ -671,9 +671,31 @@ def test_world_delegates(world_calls):
     assert len(prints | {source.fingerprint}) == 3
 
 
-def test_world_has_no_path(world_calls):
-    with pytest.raises(ValueError, match="no path"):
-        open_source("world:x")
+def test_world_takes_knobs_of_its_own(world_calls):
+    own = {"seed": 3, "noise": 0.25}
+    plain = open_source("world:#test", world=own)
+    source = open_source("world:noise=0,tie_threshold=1e-1#test", world=own)
+    assert world_calls == [own, {"seed": 3, "noise": 0, "tie_threshold": 0.1}]
+    assert source.name == "world:noise=0,tie_threshold=1e-1#test"
+    assert source.info["spec"] == source.name and plain.name == "world#test"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("world:x", "SPEC 'world:x': 'x': want each knob of the world once"),
+        ("world:noise=", "'noise=': want each knob"),
+        ("world:noise=a#test", "'noise=a': want each knob"),
+        ("world:seed=1,seed=1", "'seed=1': want each knob of the world once"),
+        ("world:sed=1", "unknown world knob 'sed'; known"),
+        ("world:responses=2.5", "responses = 2.5: want int"),
+        ("world:noise=nan", "noise = nan: want float from 0.0 to 0.5"),
+        ("world:@abc", "a world has no revision"),
+    ],
+)
+def test_knobs_of_a_world_that_are_none(spec, message):
+    with pytest.raises(ValueError, match=message):
+        open_source(spec)
 
 
 def test_digest_of_a_folder_follows_names_and_contents(tmp_path):

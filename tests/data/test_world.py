@@ -235,6 +235,24 @@ def test_ranks_of_by_hand():
     np.testing.assert_array_equal(chained, [1, 1, 1, 0])
 
 
+def test_annotators_are_added_up_by_borda_count():
+    ranks = np.array([[0, 1, 1, 2], [2, 0, 0, 0]])
+    worse_less_better = [[3, 0, 0, -3], [-3, 1, 1, 1]]
+    np.testing.assert_array_equal(world_annotators._borda(ranks), worse_less_better)
+
+
+def test_hundreds_of_responses_are_ranked():
+    world = make_world({"test": 3, "responses": 300, "annotators": 3})
+    found = list(world.records("test"))
+    assert [len(r.responses) for r in found] == [300] * 3
+    longer = make_world({"test": 70, "responses": 300, "annotators": 3})
+    assert next(longer.records("test")) == found[0]
+    utility = np.array(found[0].meta["utility"])
+    worst = np.argsort(found[0].ranks)[-30:]
+    best = np.argsort(found[0].ranks)[:30]
+    assert utility[best].mean() > utility[worst].mean() + 1
+
+
 def test_several_annotators_vote_and_the_majority_labels():
     world = make_world({**SMALL, "annotators": 4, "tie_threshold": 0.3})
     seen = set()
@@ -517,7 +535,7 @@ def test_log_odds_stay_finite_and_antisymmetric():
         ({"noise": float("nan")}, r"noise = nan: want float"),
         ({"noise": "0.1"}, r"noise = '0.1': want float"),
         ({"temperature": 0}, r"temperature = 0: want float from 0.01"),
-        ({"responses": 1}, r"responses = 1: want int from 2 to 64"),
+        ({"responses": 1}, r"responses = 1: want int from 2 to 1024"),
         ({"responses": 2.0}, r"responses = 2.0: want int"),
         ({"annotators": True}, r"annotators = True: want int"),
         ({"train": -1}, r"train = -1: want int from 0"),
