@@ -12,7 +12,8 @@ from rm_jax.config import FrozenConfigDict, flatten, validate
 # Their keys are of a choice's own, checked where they are read.
 OPEN = ("data.columns", "data.world", "loss.regularizers")
 CONFIGS = (
-    "base", "small", "quickstart", "truthfulqa", "hh", "hh:tiny", "hh:small", "hh:1b", "hh:8b",
+    "base", "small", "quickstart", "truthfulqa",
+    "hh", "hh:tiny", "hh:small", "hh:1b", "hh:8b",
     "grm:tiny", "grm:8b", "odin:tiny", "odin:8b", "inform:tiny", "inform:8b",
 )  # fmt: skip
 TINY = {

@@ -194,6 +194,12 @@ def gold_pairs(table: ScoreTable) -> Pairs:
     return _pairs(table, np.where(present(table), -table.gold.astype(float), np.nan))
 
 
+def rescored(found: Pairs, scores: Float[np.ndarray, "e k"]) -> Pairs:
+    """The same pairs by other scores of the same responses."""
+    of = lambda column: scores[found.example, column].astype(np.float64)
+    return found._replace(delta=of(found.better) - of(found.worse))
+
+
 def select(found: Pairs, keep: Bool[np.ndarray, "n"]) -> Pairs:
     """Some of the pairs, reweighted so that each example left counts once again."""
     before = np.bincount(found.example)

@@ -16,6 +16,7 @@ from rm_jax.evals.table import (
     gold_pairs,
     pairs,
     present,
+    rescored,
     untied,
 )
 
@@ -155,18 +156,19 @@ def _score_std(table: ScoreTable) -> float:
 
 
 def _members(table: ScoreTable, temperature: float) -> dict[str, float]:
-    single = table._replace(members=None)
+    single, scores = table._replace(members=None), table.members
+    known = pairs(single), gold_pairs(single)
+    one = lambda own: _one(single._replace(scores=own), *known, temperature)
     out = {}
     for name in REDUCERS:
-        own = single._replace(scores=reduce(name, table.members))
-        out |= {f"reducer/{name}/{k}": v for k, v in _one(own, temperature).items()}
-    alone = [single._replace(scores=scores) for scores in table.members]
-    each = [_one(own, temperature) for own in alone]
+        figures = one(reduce(name, scores))
+        out |= {f"reducer/{name}/{k}": v for k, v in figures.items()}
+    each = [one(own) for own in scores]
     out |= {f"members/{k}": float(np.mean([v[k] for v in each])) for k in each[0]}
-    weight = untied(pairs(single)).weight
-    if len(alone) > 1 and len(weight):
-        credits = np.array([credit(untied(pairs(own)).delta) for own in alone])
-        out |= _of_two(credits, weight / weight.sum())
+    decided = untied(known[0])
+    if len(scores) > 1 and len(decided.weight):
+        credits = np.array([credit(rescored(decided, own).delta) for own in scores])
+        out |= _of_two(credits, decided.weight / decided.weight.sum())
     return out
 
 
@@ -186,13 +188,21 @@ def _of_two(
     return out
 
 
-def _one(table: ScoreTable, temperature: float) -> dict[str, float]:
-    """The figures that reducers and members are compared by."""
-    found = pairs(table)
+def _one(
+    table: ScoreTable, found: Pairs, gold: Pairs, temperature: float
+) -> dict[str, float]:
+    """The figures that reducers and members are compared by.
+
+    Args:
+      table: with the scores of one of them.
+      found, gold: its pairs, of any scores.
+      temperature: of the model.
+    """
+    found = rescored(found, table.scores)
     out = {
         "accuracy": accuracy(found).mean(),
         "nll": calibration.nll(found, temperature).mean(),
     }
     if np.isfinite(table.gold).any():
-        out["gold_accuracy"] = accuracy(gold_pairs(table)).mean()
+        out["gold_accuracy"] = accuracy(rescored(gold, table.scores)).mean()
     return out | best_of_n.curve(table)
