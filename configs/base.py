@@ -49,6 +49,17 @@ def get_config(arg: str = "") -> ConfigDict:
             "zero_weight": "keep",  # counts nothing; a set of nothing else is refused
         }
     )
+    # Of the training set only: "pairs" makes each two responses of a ranking an example
+    # of their own, as trainers of pairs have it; "whole" keeps it in one.
+    c.data.rankings = "whole"
+    # Of the training set only: its labels corrected by the scores of other models, see
+    # rm_jax/data/denoise.py.
+    c.data.denoise = ConfigDict()
+    c.data.denoise.scores = (
+        ""  # predictions/NAME.parquet of its examples; "" is off
+    )
+    c.data.denoise.rule = "soft"  # or "flip" or "strength"
+    c.data.denoise.share = 0.2  # of the pairs: those that "flip" turns round
     # Of the training set only, by a hash of each example and the seed.
     c.data.label_noise = 0.0  # share of the preferences that are turned round
     c.data.noise_seed = 0

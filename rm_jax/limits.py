@@ -28,6 +28,8 @@ CHOICES = {
     "model.lm_head": ("none", "tied", "untied"),
     "model.head.init": ("zero", "normal", "keep", "reset"),
     "data.bootstrap": ("none", "poisson"),
+    "data.rankings": ("whole", "pairs"),
+    "data.denoise.rule": ("soft", "flip", "strength"),
     "members.share": ("none", "adapters", "trunk"),
     "batch.layout": ("packed", "padded"),
     "optim.name": ("adamw", "lion", "adafactor", "sgd"),
@@ -70,6 +72,7 @@ UNIT_INTERVAL = (
     "data.valid_fraction",
     "data.test_fraction",
     "data.label_noise",
+    "data.denoise.share",
     "optim.final_fraction",
     "train.too_good",
 )
@@ -233,6 +236,12 @@ def _check_together(v: Mapping[str, Any]) -> None:
     _check_lengths(v)
     _check_evals(v)
     _check_members(v)
+    if v["data.denoise.scores"] and v["data.label_noise"]:
+        raise ConfigError(
+            f"config.data.label_noise = {v['data.label_noise']} would turn labels "
+            "round that config.data.denoise.scores has corrected: set it to 0, and let "
+            "the noise be in the data"
+        )
     if v["model.attention"] == "full" and v["batch.layout"] != "padded":
         raise ConfigError(
             "config.model.attention = 'full' reads a whole row at once, so responses "

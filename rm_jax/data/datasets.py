@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rm_jax import store
-from rm_jax.data import cache, contamination, sources
+from rm_jax.data import cache, contamination, rankings, sources
 from rm_jax.data.audit import audit
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.contract import Contract, Encoder, make_contract
+from rm_jax.data.denoise import denoise
 from rm_jax.data.join import join, sources_of
 from rm_jax.data.mixture import (
     Specs,
@@ -135,7 +136,7 @@ def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -
         name: mixed_set(name, of, data, contract, tokenizer, say)
         for name, of in opened.items()
     }
-    train = sets.pop("train")
+    train = denoise(sets.pop("train"), **data["denoise"])
     decode = Encoder(contract, tokenizer).decode
     found = {
         name: _overlap(train, other, data, decode, say) for name, other in sets.items()
@@ -153,7 +154,10 @@ def _opened(
     parts, limit = parts_of(data), data["limit"] if name == "train" else 0
     columns = parts[source].columns if source in parts else data["columns"]
     with named(name, source):
-        return open_source(spec, data, limit, columns if takes_columns(spec) else None)
+        columns = columns if takes_columns(spec) else None
+        found = open_source(spec, data, limit, columns)
+    pairs = name == "train" and data["rankings"] == "pairs"
+    return rankings.apart(found) if pairs else found
 
 
 def train_order(data: Mapping[str, Any], train: TokenSet, seed: int) -> Order:
