@@ -64,13 +64,13 @@ def _world(noise: float, seed: int):
         "members.own_order": True,
         "data.eval.train": "world:#train",
     }
-    scores = {"data.relabel.scores": after(ensemble, "predictions/train.parquet")}
+    scores = {"data.denoise.scores": after(ensemble, "predictions/train.parquet")}
     remedies = [
         {"loss.name": "bt"},
         {"loss.name": "label_smooth", "loss.flips": 0.1},
-        {"loss.name": "bt", "data.relabel.rule": "flip", **scores},
-        {"loss.name": "soft_label", "data.relabel.rule": "soft", **scores},
-        {"loss.name": "adaptive_margin", "data.relabel.rule": "strength", **scores},
+        {"loss.name": "bt", "data.denoise.rule": "flip", **scores},
+        {"loss.name": "soft_label", "data.denoise.rule": "soft", **scores},
+        {"loss.name": "adaptive_margin", "data.denoise.rule": "strength", **scores},
     ]
     return [ensemble, *({**here, **remedy} for remedy in remedies)]
 
@@ -112,7 +112,7 @@ def _of_ensemble(table: Any, metric: str) -> Any:
 
 def _gain(table: Any, rule: str) -> Any:
     """Of a remedy over plain Bradley-Terry."""
-    key = "data.relabel.rule"
+    key = "data.denoise.rule"
     plain = _plain(table)
     rows = [plain[plain["loss.name"] == "bt"], table[table[key] == rule]]
     return difference(pandas.concat(rows), METRIC, {key: None}, {key: rule}, SEEDS)
@@ -120,7 +120,7 @@ def _gain(table: Any, rule: str) -> Any:
 
 def _plain(table: Any) -> Any:
     """Single models on the labels as they are."""
-    alone = table["members.count"].isna() & table["data.relabel.rule"].isna()
+    alone = table["members.count"].isna() & table["data.denoise.rule"].isna()
     return table[alone]
 
 

@@ -104,7 +104,7 @@ def build(
     each = tuple(units) if len(units) > 1 else ensemble.configs(config)
     members = _members(config, each, together=len(units) > 1)
     objectives = [losses_module.choose(c.loss, losses, regularizers) for c in each]
-    objective = objectives[0]
+    objective = objectives[0].shared(objectives[1:])
     reducers.parse(config.members.reducer)
     info = rundir.run_json(workdir) if workdir is not None else {}
     plugins.check_same(workdir, info, found)
@@ -203,10 +203,8 @@ def build(
     )
     together = len(units) > 1
     pick, one = make_pick(shardings.params, abstract.params, mesh, members, together)
-    if members and not together:
-        score = make_score(apply, mesh, one, members)
-    else:
-        score = (make_step_scores if of_steps else make_score)(apply, mesh, one)
+    make = make_step_scores if of_steps else make_score
+    score = make(apply, mesh, one, None if together else members)
     work = functools.partial(_flops, arch, members, objective.needs_token_logp)
     return Built(
         data,

@@ -332,10 +332,13 @@ def _inspect(words: list[str]) -> None:
     parser.add_argument(
         "--rows", type=arguments.count, default=4, help="rows shown; 0 is all"
     )
+    parser.add_argument(
+        "--member", type=arguments.count, default=0, help="of an ensemble, from 0"
+    )
     args = parser.parse_args(words)
     from rm_jax.serve.inspection import inspect_step
 
-    for line in inspect_step(args.run, args.step, args.rows):
+    for line in inspect_step(args.run, args.step, args.rows, args.member):
         print(line)
 
 

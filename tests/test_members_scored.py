@@ -103,6 +103,34 @@ def test_a_run_that_was_centred_is_not_warned_of(runs, ensemble, tmp_path, capsy
     assert "WARNING" not in capsys.readouterr().err
 
 
+def test_a_penalty_of_weight_0_centres_nothing(ensemble, tmp_path, capsys):
+    def centre(config):
+        with config.unlocked():
+            config.loss.regularizers = {"center": {"weight": 0.0}}
+
+    changed(ensemble, tmp_path / "run", centre)
+    package.load(str(tmp_path / "run"), reducer="min")
+    assert "config.loss.regularizers.center" in capsys.readouterr().err
+
+
+def test_a_member_is_inspected_as_its_run(rm_jax, runs, ensemble, tmp_path):
+    def count(config):
+        with config.unlocked():
+            config.members.count = 3
+
+    ensemble = changed(ensemble, tmp_path / "run", count)
+    of = lambda text: text.partition(" examples, ")[2]
+    code, alone, _ = rm_jax("inspect", runs[1], "--step", 0)
+    assert code == 0 and "scored: token" in alone
+    code, out, _ = rm_jax("inspect", ensemble, "--step", 0, "--member", 1)
+    assert code == 0 and ", member 1 of 3: " in out
+    assert of(out) == of(alone)
+    code, first, _ = rm_jax("inspect", ensemble, "--step", 0)
+    assert code == 0 and of(first) != of(alone)
+    code, _, err = rm_jax("inspect", ensemble, "--step", 0, "--member", 3)
+    assert code == 1 and "--member 3" in err and "has 3 members" in err
+
+
 def test_a_single_model_is_one_member(runs, valid):
     model = package.load(str(runs[0]), reducer="quantile:0.1")
     table = model.score_table(records(valid))

@@ -122,6 +122,20 @@ def test_a_run_on_steps_learns_and_says_so(process, tmp_path):
     )
 
 
+def test_members_of_steps_are_evaluated_and_reduced(process, tmp_path):
+    import tiny
+
+    at = tmp_path / "run"
+    changes = {"model__head__init": "normal", "members__count": 2}
+    tiny.train(process(train__duration="2 steps", **changes), at)
+    evals = json.loads((at / "evals.json").read_text())["sets"]["valid"]
+    assert evals["n_steps"] == 24 and 0 <= evals["step_accuracy"] <= 1
+    table = pq.read_table(at / "predictions" / "valid.parquet")
+    assert {len(x) for x in table["members"].to_pylist()} == {2}
+    steps = [x for x in table["step_scores"].to_pylist() if x]
+    assert len(steps) == len(table) and np.isfinite(np.concatenate(steps)).all()
+
+
 @pytest.mark.slow
 def test_a_model_of_steps_is_loaded_and_evaluated(process, tmp_path):
     import tiny

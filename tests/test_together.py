@@ -138,6 +138,15 @@ def test_one_that_breaks_stops_alone(make, tmp_path):
     assert "complete: 8 steps" in (tmp_path / "log").read_text()
 
 
+def test_what_only_one_of_them_needs_is_asked_for(make, tmp_path):
+    changes = {"data__world": {"train": 48, "valid": 12, "strength_levels": 0}}
+    configs = [
+        make(**changes, loss__margin_strength=strength) for strength in (0.0, 0.5)
+    ]
+    with pytest.raises(ValueError, match="strength.*margin_strength"):
+        train_together(configs, [str(tmp_path / "a"), str(tmp_path / "b")])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

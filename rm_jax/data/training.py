@@ -43,14 +43,14 @@ class Training:
         if len(batches) > 1:
             return side_by_side(
                 [
-                    _relabelled(b, how)
+                    relabelled(b, how)
                     for b, how in zip(batches, self.relabels, strict=True)
                 ]
             )
         (batch,) = batches
         if not self.members:
-            return _relabelled(batch, self.relabels[0])
-        own = [_relabelled(batch, how) for how in self.relabels]
+            return relabelled(batch, self.relabels[0])
+        own = [relabelled(batch, how) for how in self.relabels]
         chunks = tuple(
             (rows, _stacked([b.chunks[i][1] for b in own]))
             for i, (rows, _) in enumerate(batch.chunks)
@@ -98,7 +98,8 @@ def blank(chunk: Chunk) -> Chunk:
     return batch._replace(slot_ids=batch.slot_ids - 1), labels._replace(**none, **nan)
 
 
-def _relabelled(batch: StepBatch, how: Relabel) -> StepBatch:
+def relabelled(batch: StepBatch, how: Relabel) -> StepBatch:
+    """A batch with the labels as the run sees them."""
     chunks = tuple((rows, relabel(labels, how)) for rows, labels in batch.chunks)
     weight = float(sum(labels.weight.sum() for _, labels in chunks))
     return batch._replace(chunks=chunks, weight=weight)

@@ -22,9 +22,9 @@ class Scored(NamedTuple):
       scored: 1 where there is a step.
     """
 
-    scores: Float[np.ndarray, "e k"]
-    steps: Float[np.ndarray, "e k p"]
-    scored: Float[np.ndarray, "e k p"]
+    scores: Float[np.ndarray, "*m e k"]
+    steps: Float[np.ndarray, "*m e k p"]
+    scored: Float[np.ndarray, "*m e k p"]
 
 
 # (batch, labels) of one chunk -> scores on the host: [e k], or with those of steps, or
@@ -63,9 +63,9 @@ def score_table(
                 shape = (*got.shape[:-2], n, data.max_responses)
                 scores = np.full(shape, np.nan, np.float32)
                 if isinstance(found, Scored):
-                    steps = _no_steps(scores, data.meta["max_steps"])
+                    steps = _no_steps(shape[-2:], data.meta["max_steps"])
             if steps is not None:
-                put_steps(steps, found, labels)
+                put_steps(steps, _reduced(found, reducer), labels)
             put(scores, got, labels)
         poll()
     if scores is None:
@@ -73,7 +73,7 @@ def score_table(
     if scores.ndim == 2:
         return table_of(data, scores)._replace(steps=steps)
     table = table_of(data, reducers.reduce(reducer, scores))
-    return table._replace(members=scores)
+    return table._replace(members=scores, steps=steps)
 
 
 def of_responses(found: Float[np.ndarray, "*m e k"] | Scored) -> np.ndarray:
@@ -81,9 +81,16 @@ def of_responses(found: Float[np.ndarray, "*m e k"] | Scored) -> np.ndarray:
     return np.asarray(found.scores if isinstance(found, Scored) else found)
 
 
-def _no_steps(scores: np.ndarray, p: int) -> StepTable | None:
-    shape = (*scores.shape, p)
-    both = (np.full(shape, np.nan, np.float32) for _ in StepTable._fields)
+def _reduced(found: Scored, reducer: str) -> Scored:
+    """The step scores of members as one; they all score the same steps."""
+    if found.steps.ndim == 3:
+        return found
+    steps = reducers.reduce(reducer, np.asarray(found.steps))
+    return found._replace(steps=steps, scored=found.scored[0])
+
+
+def _no_steps(shape: tuple[int, int], p: int) -> StepTable | None:
+    both = (np.full((*shape, p), np.nan, np.float32) for _ in StepTable._fields)
     return StepTable(*both) if p else None
 
 

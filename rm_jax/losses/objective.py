@@ -1,6 +1,6 @@
 """What is chosen: a loss, its regularisers, their knobs, and what they need."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Array
@@ -28,6 +28,13 @@ class Objective(NamedTuple):
     hparams: dict[str, Any]
     needs: dict[str, str]
     outputs: dict[str, str]
+
+    def shared(self, others: "Sequence[Objective]") -> "Objective":
+        """Of runs that differ in knobs: with all that any of them needs."""
+        needs, outputs = dict(self.needs), dict(self.outputs)
+        for other in others:
+            needs, outputs = other.needs | needs, other.outputs | outputs
+        return self._replace(needs=needs, outputs=outputs)
 
     @property
     def needs_token_logp(self) -> bool:

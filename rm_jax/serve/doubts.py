@@ -11,6 +11,8 @@ from jaxtyping import Float
 from rm_jax import doubt, laplace, models, sharding, store
 from rm_jax.data import datasets
 from rm_jax.data.loader import Loader, StepBatch
+from rm_jax.data.relabel import of_config
+from rm_jax.data.training import relabelled
 from rm_jax.evals.score import ScoreFn
 from rm_jax.losses.pairwise import pairs
 from rm_jax.serve.scorer import Scorer
@@ -159,7 +161,9 @@ def _training(
         )
     chosen = order.items(0, n or order.epoch).tolist()
     say(f"laplace: features of {len(chosen)} training examples")
-    return model.loader(data.train).chosen(chosen), order.epoch / len(chosen)
+    batches, how = model.loader(data.train).chosen(chosen), of_config(model.config.data)
+    seen = (relabelled(batch, how) for batch in batches)
+    return seen, order.epoch / len(chosen)
 
 
 def _margins(

@@ -2,16 +2,18 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rm_jax import losses, plugins, store
+from rm_jax import ensemble, losses, plugins, store
 from rm_jax.data import datasets
 from rm_jax.data.loader import StepBatch
 from rm_jax.data.relabel import of_config
 from rm_jax.data.training import Training
+from rm_jax.members import take
 from rm_jax.models import RewardModel
 from rm_jax.models.attention import Place, tree_mask
 from rm_jax.serve.scorer import Scorer, load
@@ -20,7 +22,7 @@ from rm_jax.types import Labels, PackedBatch, RewardOutput
 WIDTH = 64  # characters of a picture of the mask
 
 
-def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
+def inspect_step(run: str, step: int, rows: int, member: int = 0) -> Iterator[str]:
     """Lines about step `step`: its layout, then each example and `rows` rows.
 
     Examples show their prompt, responses, truncation, the token that was scored,
@@ -31,11 +33,12 @@ def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
       run: the run directory.
       step: from 0: the step that made state step + 1.
       rows: rows shown of each chunk; 0 is all.
+      member: of an ensemble: its examples, labels, scores and loss.
 
     Raises:
       FileNotFoundError: no run directory, or no checkpoint in it.
-      ValueError: a step or a number of rows below 0, a step not made yet, or code of
-        the run that cannot be imported here.
+      ValueError: a step or a number of rows below 0, a step not made yet, no such
+        member, or code of the run that cannot be imported here.
     """
     for name, n in ("--step", step), ("--rows", rows):
         if n < 0:
@@ -48,26 +51,39 @@ def inspect_step(run: str, step: int, rows: int) -> Iterator[str]:
     plugins.find(model.config, run=run)  # now, with the way to the run's own copies
     say = lambda line: print(line, file=sys.stderr, flush=True)
     data = datasets.open_data(model.config, store.join(run, "tokenizer"), say)
-    seed = model.config.data_seed
-    order = datasets.train_order(model.config.data, data.train, seed)
-    if model.config.train.overfit_one_batch:
-        order = order.only_first(model.config.batch.examples)
-    how = of_config(model.config.data)
+    own, params = _member(model, member)
+    order = datasets.train_order(own.data, data.train, own.data_seed)
+    if own.train.overfit_one_batch:
+        order = order.only_first(own.batch.examples)
+    how = of_config(own.data)
     training = Training([model.loader(data.train, order)], [how], members=False)
     batch = training.batch_at(step)
+    of = f", member {member} of {model.members.count}" if model.members else ""
     yield (
-        f"step {step} of {run}: {batch.examples} examples, {batch.tokens} tokens, "
+        f"step {step} of {run}{of}: {batch.examples} examples, {batch.tokens} tokens, "
         f"{len(batch.chunks)} chunks, {batch.padding:.1%} padding; scores of the "
         f"checkpoint at step {model.step}"
     )
-    yield from _chunks(model, data, batch, rows)
+    yield from _chunks(model, params, data, batch, rows)
+
+
+def _member(model: Scorer, member: int) -> tuple[Any, Any]:
+    """The config and the parameters of a member, of a single model its own."""
+    each = ensemble.configs(model.config)
+    if not 0 <= member < len(each):
+        raise ValueError(
+            f"--member {member}: {model.run} has {len(each)} members, 0 is the first"
+        )
+    if model.members is None:
+        return model.config, model.params
+    return each[member], take(model.params, model.members.share, member)
 
 
 def _chunks(
-    model: Scorer, data: datasets.Data, batch: StepBatch, rows: int
+    model: Scorer, params: Any, data: datasets.Data, batch: StepBatch, rows: int
 ) -> Iterator[str]:
     objective = losses.choose(model.config.loss.to_dict())
-    outputs = _outputs(model, objective.needs_token_logp)
+    outputs = _outputs(model, params, objective.needs_token_logp)
     for number, (packed, labels) in enumerate(batch.chunks):
         shape = batch.shapes[number]
         yield f"\nchunk {number}: {shape.rows} rows of {shape.length} tokens"
@@ -88,7 +104,7 @@ def _chunks(
 
 
 def _outputs(
-    model: Scorer, token_logp: bool
+    model: Scorer, params: Any, token_logp: bool
 ) -> Callable[[PackedBatch, Labels], RewardOutput]:
     """The model on a chunk, without dropout, with all that its loss asks for."""
     module = RewardModel(model.arch)
@@ -98,7 +114,7 @@ def _outputs(
         return module.apply(given, batch, examples, responses, token_logp=token_logp)
 
     jitted = jax.jit(apply, static_argnums=(2, 3))
-    return lambda batch, labels: jitted(model.params, batch, *labels.ranks.shape)
+    return lambda batch, labels: jitted(params, batch, *labels.ranks.shape)
 
 
 def _example(model, data, labels: Labels, scores, each, e: int) -> Iterator[str]:

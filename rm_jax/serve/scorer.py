@@ -98,10 +98,8 @@ class Scorer:
         )
         one = jax.tree.map(lambda _: sharding.replicated(self.mesh), self.params)
         self._of_steps = bool(models.heads.find(self.arch.head).steps)
-        if self._of_steps and not self.members:
-            self._score = make_step_scores(apply, self.mesh, one)
-        else:
-            self._score = make_score(apply, self.mesh, one, self.members)
+        make = make_step_scores if self._of_steps else make_score
+        self._score = make(apply, self.mesh, one, self.members)
         if self.members and choice.reducer.needs_centred and not centred(self.config):
             _say(
                 f"WARNING: reducer {self.reducer} compares the levels of the "
@@ -213,8 +211,9 @@ def centred(config: Any) -> bool:
     """
     loss = losses.LOSSES.get(config.loss.name)
     of_one = {"ratings", "steps"} & set(getattr(loss, "needs", ()))
-    penalties = {"center", "score_l2"} & set(config.loss.regularizers)
-    return bool(of_one or penalties) or config.loss.name == "ce_pointwise"
+    terms = losses.choose(config.loss.to_dict()).hparams
+    penalties = [terms[n].weight > 0 for n in ("center", "score_l2") if n in terms]
+    return bool(of_one or any(penalties)) or config.loss.name == "ce_pointwise"
 
 
 def _best_step(checkpoints: Checkpoints, at: together.Place, train: Any) -> int:
