@@ -165,7 +165,7 @@ def _sweep(words: list[str]) -> int:
     arguments.add_root(parser)
     arguments.add_sweep(parser)
     args = parser.parse_args(words)
-    from rm_jax.sweep import sweep
+    from rm_jax.launch.sweep import sweep
 
     return sweep(
         args.experiment,
@@ -185,7 +185,7 @@ def _worker(words: list[str]) -> int:
         "--units", required=True, help="A,B,...: a group of ROOT/sweep.json"
     )
     args = parser.parse_args(words)
-    from rm_jax.worker import work
+    from rm_jax.launch.worker import work
 
     return work(args.root, arguments.names(args.units), sys.stderr)
 

@@ -12,19 +12,17 @@ import pytest
 LAYERS = (
     ("types", "jsontext", "objects", "schemas", "seal", "hyper"),
     ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
-    ("cluster", "compiles", "lines", "masks", "shares", "sinks", "locks"),
+    ("cluster", "compiles", "lines", "masks", "shares", "sinks"),
     ("config", "manifest", "writer", "goodput", "arguments", "members"),
     ("data", "models", "losses", "optim", "profiler", "ensemble", "together"),
-    ("experiment", "workers"),
+    ("experiment",),
     ("state", "evals", "flops", "example_losses", "plugins", "arrayfiles"),
     ("step", "stepscores", "doubt", "checkpoint", "laplace"),
     ("report", "rundir", "provenance"),
     ("build", "repeat", "steplog"),
     ("start", "evaluation"),
-    ("units",),
-    ("plan", "claims"),
-    ("train", "serve", "sweep"),
-    ("worker", "averaging"),
+    ("train", "serve"),
+    ("launch", "averaging"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

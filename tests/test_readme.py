@@ -135,7 +135,7 @@ def test_every_command_is_understood(commands, at, root, monkeypatch):
     ):
         stand_in(importlib.import_module(module), name)
     monkeypatch.setattr("rm_jax.serve.inspection.inspect_step", lambda *a: iter("x"))
-    sweep = importlib.import_module("rm_jax.sweep")
+    sweep = importlib.import_module("rm_jax.launch.sweep")
     monkeypatch.setattr(sweep, "sweep", lambda address, *a, **k: len(seen(address)))
     seen = lambda address: experiment.load(str(root / address)).null[:0]
     report = importlib.import_module("rm_jax.report.sweep")

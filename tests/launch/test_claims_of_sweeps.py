@@ -2,7 +2,8 @@
 
 import pytest
 
-from rm_jax import claims, config, experiment, hyper, workers
+from rm_jax import config, experiment, hyper
+from rm_jax.launch import claims, local
 
 
 def made(units, **knobs):
@@ -40,12 +41,12 @@ def test_what_cannot_be_known_is_said(units, knobs, text, tmp_path):
 
 
 def test_workers_share_the_cores(monkeypatch):
-    monkeypatch.setattr(workers, "_cores", lambda: {3, 5, 6, 7})
-    monkeypatch.setattr(workers, "_accelerator", lambda: False)
-    assert workers.Local("r", 0).workers == 4
-    assert workers.Local("r", 2)._cores == [[3, 6], [5, 7]]
-    assert workers.Local("r", 1)._cores == [[3, 5, 6, 7]]
-    assert workers.Local("r", 8)._cores == [[3, 5, 6, 7]] * 8  # not enough: all
-    monkeypatch.setattr(workers, "_accelerator", lambda: True)
-    assert workers.Local("r", 0).workers == 1
-    assert workers.Local("r", 2)._cores == [[3, 5, 6, 7]] * 2
+    monkeypatch.setattr(local, "_cores", lambda: {3, 5, 6, 7})
+    monkeypatch.setattr(local, "_accelerator", lambda: False)
+    assert local.Local("r", 0).workers == 4
+    assert local.Local("r", 2)._cores == [[3, 6], [5, 7]]
+    assert local.Local("r", 1)._cores == [[3, 5, 6, 7]]
+    assert local.Local("r", 8)._cores == [[3, 5, 6, 7]] * 8  # not enough: all
+    monkeypatch.setattr(local, "_accelerator", lambda: True)
+    assert local.Local("r", 0).workers == 1
+    assert local.Local("r", 2)._cores == [[3, 5, 6, 7]] * 2

@@ -1,6 +1,6 @@
 """A sweep: units of an experiment trained by workers, until every rule has a verdict.
 
-code = rm_jax.sweep.sweep("experiments/x.py", "runs/x")
+code = rm_jax.launch.sweep.sweep("experiments/x.py", "runs/x")
 
 What is finished is never trained again, what was begun goes on where it was saved: the
 same command continues a sweep, whatever ended it.
@@ -15,13 +15,15 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
-from rm_jax import claims, losses, plan, schemas, store, units
 from rm_jax import experiment as experiment_module
+from rm_jax import losses, schemas, store
 from rm_jax.config import ConfigError
 from rm_jax.experiment import Experiment
-from rm_jax.plan import Plan
+from rm_jax.launch import claims, plan, units
+from rm_jax.launch.backends import BACKENDS, Backend
+from rm_jax.launch.plan import Plan
+from rm_jax.launch.worker import Group, command, log_file, tail
 from rm_jax.report import root as roots
-from rm_jax.workers import BACKENDS, Group, Local, command, log_file, tail
 
 STARTS = 3  # of a group that fails; preemptions do not count
 PREEMPTED = (75, -signal.SIGTERM)  # exit codes; the second is of one still starting
@@ -42,8 +44,8 @@ def sweep(
     Args:
       address: of the experiment, as for `experiment.load`.
       root: folder of the sweep; an existing one is continued.
-      backend: where workers run, one of `workers.BACKENDS`.
-      workers: at a time; 0 is as many as fit, see `workers.Local`.
+      backend: where workers run, one of `backends.BACKENDS`.
+      workers: at a time; 0 is as many as fit, see `local.Local`.
       separate: every unit is a program of its own.
       dry_run: only say what would be done; writes nothing.
       stream: where progress goes.
@@ -128,7 +130,7 @@ class _Sweep:
       failed: units without figures, by the group they are in.
     """
 
-    def __init__(self, root: str, planned: Plan, pool: Local, say: Any):
+    def __init__(self, root: str, planned: Plan, pool: Backend, say: Any):
         self.stopped = ""
         self.failed: dict[Group, list[str]] = {}
         self._root, self._pool, self._say = root, pool, say

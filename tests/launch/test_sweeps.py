@@ -9,19 +9,11 @@ import pytest
 import tinysweep
 from command import assert_one_line
 
-from rm_jax import (
-    experiment,
-    locks,
-    plan,
-    rundir,
-    schemas,
-    store,
-    units,
-    worker,
-    workers,
-)
+from rm_jax import experiment, rundir, schemas, store
 from rm_jax.config import ConfigError
-from rm_jax.sweep import BACKENDS, sweep
+from rm_jax.launch import locks, plan, units, worker
+from rm_jax.launch.backends import BACKENDS
+from rm_jax.launch.sweep import sweep
 from rm_jax.train import TrainingError
 
 ACCURACY = {("bradley_terry", 0): 0.5, ("bradley_terry", 1): 0.6,
@@ -38,7 +30,7 @@ def write_figures(root, name):
 
 
 class Pool:
-    """Stands in for workers.Local: workers end with the given exit codes, then 0."""
+    """Stands in for local.Local: workers end with the given exit codes, then 0."""
 
     def __init__(self, codes=()):
         self.codes, self.workers, self.started, self.sent = list(codes), 1, [], []
@@ -59,7 +51,7 @@ class Pool:
     def start(self, group):
         self._group = group
         self.started.append(group)
-        path = workers.log_file(self.root, group)
+        path = worker.log_file(self.root, group)
         with open(path, "a") as log:
             log.write(f"start {len(self.started)}\n")
 

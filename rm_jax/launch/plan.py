@@ -8,8 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rm_jax import locks, rundir, schemas, store, units
+from rm_jax import rundir, schemas, store
 from rm_jax.experiment import Experiment
+from rm_jax.launch import locks, units
 
 FILE = "sweep.json"
 LOCKS, LOGS = "locks", "logs"

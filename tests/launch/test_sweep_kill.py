@@ -12,8 +12,9 @@ import pytest
 import tinysweep
 from tiny import lines
 
-from rm_jax import plan, rundir, store, together, units
+from rm_jax import rundir, store, together
 from rm_jax.checkpoint import Checkpoints
+from rm_jax.launch import plan, units
 
 STEPS = 40
 

@@ -1,14 +1,19 @@
-"""One worker of a sweep: trains a group of units, or continues it.
+"""One worker of a sweep, `rm-jax worker`: trains a group of units, or continues it.
 
 A group has one lock, held while it trains. So two sweeps of one root, or a second start
 while the workers of a killed one still save, never train a unit twice.
 """
 
 import os
+import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import TextIO
 
-from rm_jax import config, locks, plan, store, units
+from rm_jax import config, store
+from rm_jax.launch import locks, plan, units
+
+Group = tuple[str, ...]  # names of units that train together
 
 
 def work(root: str, names: Sequence[str], stream: TextIO) -> int:
@@ -50,3 +55,24 @@ def _train(root: str, names: Sequence[str], stream: TextIO) -> int:
     workdirs = [units.folder(root, name) for name in names]
     done = train_together(configs, workdirs, stream=stream)
     return 75 if done is None else 0  # EX_TEMPFAIL
+
+
+def words(root: str, group: Group) -> list[str]:
+    """What follows `rm-jax` to start the worker of a group."""
+    return ["worker", "--root", root, "--units", ",".join(group)]
+
+
+def command(root: str, group: Group) -> str:
+    """What a worker of a group is started by, for a shell."""
+    return shlex.join(["rm-jax", *words(root, group)])
+
+
+def log_file(root: str, group: Group) -> str:
+    """What the workers of a group said, in all their starts."""
+    return store.join(root, plan.LOGS, f"{group[0]}.log")
+
+
+def tail(root: str, group: Group, lines: int = 12) -> list[str]:
+    """The last lines of a group's log."""
+    text = pathlib.Path(log_file(root, group)).read_text("utf-8", "replace")
+    return [line for line in text.splitlines() if line.strip()][-lines:]

@@ -1,8 +1,7 @@
-"""Where the workers of a sweep run: so far processes of this machine.
+"""Workers that are processes of this machine.
 
-A worker is `rm-jax worker`, a process that trains one group of units. When the sweep
-ends in whatever way, kill -9 included, the kernel sends its workers SIGTERM (on Linux):
-they save and end.
+When the sweep ends in whatever way, kill -9 included, the kernel sends its workers
+SIGTERM (on Linux): they save and end.
 
 Without an accelerator every worker has cores of its own, as many as any other: XLA
 makes a thread a core, and two pools on the same cores slow each other down.
@@ -10,21 +9,17 @@ makes a thread a core, and two pools on the same cores slow each other down.
 
 import ctypes
 import os
-import pathlib
-import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 
-from rm_jax import store
+from rm_jax.launch.worker import Group, log_file, words
 
 POLL = 0.2  # seconds between looks at the processes
 ACCELERATORS = ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-
-Group = tuple[str, ...]
 
 
 class Local:
@@ -61,7 +56,7 @@ class Local:
         slot = min(set(range(self.workers)) - self._running.keys())
         with open(log_file(self._root, group), "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "rm_jax", *_words(self._root, group)],
+                [sys.executable, "-m", "rm_jax", *words(self._root, group)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -83,29 +78,6 @@ class Local:
         """A signal for every worker: SIGTERM to save and end, SIGKILL to end."""
         for _, process in self._running.values():
             process.send_signal(number)
-
-
-BACKENDS: dict[str, Callable[[str, int], Local]] = {"local": Local}
-
-
-def command(root: str, group: Group) -> str:
-    """What a worker of a group is started by, for a shell."""
-    return shlex.join(["rm-jax", *_words(root, group)])
-
-
-def _words(root: str, group: Group) -> list[str]:
-    return ["worker", "--root", root, "--units", ",".join(group)]
-
-
-def log_file(root: str, group: Group) -> str:
-    """What the workers of a group said, in all their starts."""
-    return store.join(root, "logs", f"{group[0]}.log")
-
-
-def tail(root: str, group: Group, lines: int = 12) -> list[str]:
-    """The last lines of a group's log."""
-    text = pathlib.Path(log_file(root, group)).read_text("utf-8", "replace")
-    return [line for line in text.splitlines() if line.strip()][-lines:]
 
 
 def _child(parent: int, cores: Sequence[int]) -> Callable[[], None]:

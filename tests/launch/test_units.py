@@ -3,8 +3,9 @@
 import pytest
 import tinysweep
 
-from rm_jax import experiment, schemas, store, units
+from rm_jax import experiment, schemas, store
 from rm_jax.config import ConfigError
+from rm_jax.launch import units
 
 BASE = {"data.cache_dir": "/cache", "train.duration": "3 steps"}
 
@@ -39,7 +40,8 @@ def test_a_name_is_the_same_in_another_process(made, tmp_path):
     import sys
 
     code = (
-        "from rm_jax import config, units; c = config.load('rm_jax:base');"
+        "from rm_jax import config; from rm_jax.launch import units;"
+        "c = config.load('rm_jax:base');"
         "c.data.cache_dir = '/cache'; c.train.duration = '3 steps'; c.init_seed = 1;"
         "print(units.name_of(config.validate(c)))"
     )
