@@ -11,10 +11,11 @@ from rm_jax.config import FrozenConfigDict, flatten, validate
 
 # Their keys are of a choice's own, checked where they are read.
 OPEN = ("data.columns", "data.world", "loss.regularizers")
-CONFIGS = (
+OLD = (
     "base", "quickstart", "truthfulqa", "hh", "hh:tiny", "hh:small", "hh:1b", "hh:8b",
     "grm:tiny", "grm:8b", "odin:tiny", "odin:8b", "inform:tiny", "inform:8b",
 )  # fmt: skip
+CONFIGS = (*OLD, *variants.CONFIGS)
 TINY = {
     "data.world.train": 16,
     "data.world.valid": 8,

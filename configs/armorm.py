@@ -1,0 +1,59 @@
+"""ArmoRM (Wang 2024, 2406.12845): ratings, weighed by a gate that reads the prompt.
+
+    rm-jax train --config configs/armorm.py:tiny-rate --workdir runs/rate
+    rm-jax train --config configs/armorm.py:tiny-gate --workdir runs/gate \\
+        --config.model.init=runs/rate --config.model.head.init=keep
+
+arg: SIZE-STAGE, SIZE of configs/llama.py. rate: squared error of each rating, for which
+the paper solves a ridge regression on a frozen model; gate: Bradley-Terry with only the
+gate trained, at the paper's rate and batch. Of each rating a share of the verbosity is
+taken off; the paper fits one a rating, ours is one constant. Ours is also one hidden
+layer without dropout or temperature, the paper's three, .2 and 10. From random
+parameters unless --config.model.init=RUN, and a frozen trunk should not be random.
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from rm_jax.config import load
+
+STAGES = ("rate", "gate")
+ROWS = pathlib.Path(__file__).parent / "rows" / "rated.jsonl.gz"
+
+
+def get_config(arg: str = "tiny-rate") -> ConfigDict:
+    """The config of SIZE-STAGE."""
+    size, _, stage = (arg or "tiny-rate").partition("-")
+    if stage not in STAGES:
+        raise ValueError(f"armorm:{arg}: want SIZE-STAGE of {list(STAGES)}")
+    c = load(f"rm_jax:llama:{size}")
+    c.name = f"armorm-{size}-{stage}"
+    c.model.head.name = "gated"
+    c.model.head.hidden = 32 if size == "tiny" else 1024
+    c.model.head.verbosity = "verbosity"
+    c.model.head.debias = 0.1  # ours
+    c.loss.name = "regress" if stage == "rate" else "bt"
+    trained = "^head/attributes/" if stage == "rate" else "^head/(hidden|gate)"
+    if size == "tiny":
+        c.data.train = f"jsonl:{ROWS}"
+        c.data.valid_fraction = 0.1
+        c.data.test_fraction = 0.2
+        c.contract.tokenizer = "bpe:512"
+        c.contract.pooling = "mean"
+        if stage == "gate":
+            c.optim.lr_multipliers = ((trained, 1.0), (".*", 0.0))
+        return c
+    c.data.train = ConfigDict(
+        {
+            "helpsteer": {"spec": "preset:helpsteer2", "weight": 0.25},
+            "ultrafeedback": {"spec": "preset:ultrafeedback_ratings", "weight": 0.75},
+        }
+    )
+    del c.loss.regularizers.center
+    c.batch.examples = 1024
+    c.optim.learning_rate = 1e-3
+    c.optim.warmup = "0 steps"  # not verified
+    c.optim.lr_multipliers = ((trained, 1.0), (".*", 0.0))
+    c.train.duration = "2000 steps"
+    return c
