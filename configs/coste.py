@@ -4,11 +4,12 @@
     rm-jax train --config configs/coste.py:1b-uwo --workdir runs/coste-1b
 
 arg: SIZE-REDUCER, SIZE tiny, 44m or 1b (widths and depths of the paper's Pythias, 1.3B,
-in this decoder), REDUCER mean, wco (the least) or uwo (mean - variance / 2). The members
-differ in head and in the order of the data, a quarter of the preferences is turned
-round. Optimiser, batch, epochs and length are the paper's; its relabelled 46,000
+in this decoder), REDUCER mean, wco (the least) or uwo (mean - variance / 2). The
+members differ in head and in the order of the data, a quarter of the preferences is
+turned round. Optimiser, batch, epochs and length are the paper's; its relabelled 46,000
 AlpacaFarm prompts have no preset, so UltraFeedback stands in. 1b is for 32 chips, a
-v6e-32; members are computed in turns. From random parameters unless --config.model.init=RUN.
+v6e-32; members are computed in turns. From random parameters unless
+--config.model.init=RUN.
 """
 
 from ml_collections import ConfigDict

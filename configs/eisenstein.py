@@ -3,11 +3,11 @@
     rm-jax train --config configs/eisenstein.py --workdir runs/eisenstein
 
 Five members with centred rewards, weight .01, and their least for the reward. They
-differ in head and in the order of the data; with
---config.model.init='("RUN1", ..., "RUN5")' each has a trunk of its own pretraining, too.
-arg: a size of configs/llama.py; full size on the paper's TL;DR comparisons. Its T5 of
-220M to 3B, rate and batch are not here: not verified, those of configs/llama.py. Written
-for 32 chips, a v6e-32, one member at a time; from random parameters unless model.init.
+differ in head and in the order of the data; with --config.model.init='("RUN1", ...,
+"RUN5")' each has a trunk of its own pretraining, too. arg: a size of configs/llama.py;
+full size on the paper's TL;DR comparisons. Its T5 of 220M to 3B, rate and batch are not
+here: not verified, those of configs/llama.py. Written for 32 chips, a v6e-32, one
+member at a time; from random parameters unless model.init.
 """
 
 from ml_collections import ConfigDict

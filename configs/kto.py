@@ -2,9 +2,9 @@
 
     rm-jax train --config configs/kto.py --workdir runs/kto
 
-The loss is that of a logistic regression of the one rating, 1 or 0; what is rarer weighs
-more, so that both weigh alike. arg: a size of configs/llama.py, whose recipe it takes.
-Full size: your file with one rating a response. From random parameters unless
+The loss is that of a logistic regression of the one rating, 1 or 0; what is rarer
+weighs more, so that both weigh alike. arg: a size of configs/llama.py, whose recipe it
+takes. Full size: your file with one rating a response. From random parameters unless
 --config.model.init=RUN.
 """
 

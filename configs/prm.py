@@ -9,9 +9,10 @@ arg: SIZE-LOSS, SIZE of configs/llama.py, LOSS prm800k (labels of people, Lightm
 implicit (Yuan 2024, 2412.01981: right or wrong answers only, the reward of a step is
 the language model's log-ratio to a reference; evaluations show the head's scores, which
 it leaves untrained). The score of a response is the least of its steps', for prm800k
-their product. Full size: your file in the schema of rm_jax/data/schema.py, with `steps`,
-or a rating and `reference_logp`; no rate or batch of the papers is verified, they are
-those of configs/llama.py. From random parameters unless --config.model.init=RUN.
+their product. Full size: your file in the schema of rm_jax/data/schema.py, with
+`steps`, or a rating and `reference_logp`; no rate or batch of the papers is verified,
+they are those of configs/llama.py. From random parameters unless
+--config.model.init=RUN.
 """
 
 import pathlib

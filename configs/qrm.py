@@ -4,8 +4,8 @@
 
 arg: a size of configs/llama.py. The paper's 19 attributes and its gate are not here:
 this is the quantile head alone, for the reward that of helpfulness, with the data,
-rate, weight decay and batch of configs/urm.py. The number of quantiles is not verified. From random
-parameters unless --config.model.init=RUN.
+rate, weight decay and batch of configs/urm.py. The number of quantiles is not verified.
+From random parameters unless --config.model.init=RUN.
 """
 
 from ml_collections import ConfigDict

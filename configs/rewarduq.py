@@ -5,9 +5,9 @@
 
 Each head has two hidden layers of 128 and its own weights of the examples; rewards are
 centred, .01. The paper draws each head towards its start (.1), which rm_jax does not.
-Bounds are the mean +- 2 standard deviations. arg: a size of configs/llama.py. Full size:
-the paper's rate, on UltraFeedback; batch and epochs are not verified. RUN is the trunk
-that the heads read: without one it is random.
+Bounds are the mean +- 2 standard deviations. arg: a size of configs/llama.py. Full
+size: the paper's rate, on UltraFeedback; batch and epochs are not verified. RUN is the
+trunk that the heads read: without one it is random.
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,11 @@
 
     rm-jax train --config configs/secrets2.py --workdir runs/secrets2
 
-arg: SIZE-LABEL, SIZE of configs/llama.py, LABEL soft (the probability of the preference,
-for pairs in doubt) or margin (the mean difference of rewards, for clear ones). In the
-tiny world ten annotators stand in for the ten models. Full size: the paper's rate, batch
-and steps, on your file of HH-RLHF with `soft` or `strength` of an ensemble. From random
-parameters unless --config.model.init=RUN.
+arg: SIZE-LABEL, SIZE of configs/llama.py, LABEL soft (the probability of the
+preference, for pairs in doubt) or margin (the mean difference of rewards, for clear
+ones). In the tiny world ten annotators stand in for the ten models. Full size: the
+paper's rate, batch and steps, on your file of HH-RLHF with `soft` or `strength` of an
+ensemble. From random parameters unless --config.model.init=RUN.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@
 
 arg: SIZE-LOSS, SIZE of configs/llama.py, LOSS one of LOSSES. The paper finds bt best.
 Full size: 80K v0.2 with batch 128 and two epochs, which are from memory, as the
-constants of the losses are; the rate is that of configs/llama.py. From random parameters
-unless --config.model.init=RUN.
+constants of the losses are; the rate is that of configs/llama.py. From random
+parameters unless --config.model.init=RUN.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     rm-jax train --config configs/stiennon.py:1b --workdir gs://BUCKET/tldr
 
 arg: a size of configs/llama.py. Full size: head N(0, 1/(d + 1)), batch 64, a cosine and
-one epoch; all but the head and the epoch are from memory, as are the rates 1.5e-5 (1.3B)
-and 5e-6 (6.7B). Rewards are not shifted to 0 at reference summaries. From random
+one epoch; all but the head and the epoch are from memory, as are the rates 1.5e-5
+(1.3B) and 5e-6 (6.7B). Rewards are not shifted to 0 at reference summaries. From random
 parameters unless --config.model.init=RUN.
 """
 

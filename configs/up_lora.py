@@ -3,11 +3,11 @@
     rm-jax train --config configs/up_lora.py --workdir runs/up-lora \\
         --config.model.init=RUN
 
-Five members have a LoRA and a head each, on one frozen trunk; the loss falls where the A
-matrices of all of them span more: -weight |A|_* / |A|_F. Their standard deviation is the
-uncertainty. arg: a size of configs/llama.py. Full size on HH-RLHF as the paper's Llama 2
-7B; rank, rate, batch and the weight are not verified. RUN is the trunk to adapt: without
-one it is random.
+Five members have a LoRA and a head each, on one frozen trunk; the loss falls where the
+A matrices of all of them span more: -weight |A|_* / |A|_F. Their standard deviation is
+the uncertainty. arg: a size of configs/llama.py. Full size on HH-RLHF as the paper's
+Llama 2 7B; rank, rate, batch and the weight are not verified. RUN is the trunk to
+adapt: without one it is random.
 """
 
 from ml_collections import ConfigDict

@@ -38,12 +38,14 @@ def rated(n: int) -> Iterator[dict[str, Any]]:
 
 
 def _ratings(record: Record, draw: random.Random) -> dict[str, tuple[int, ...]]:
-    """Parts of the gold utility, each with noise of N(0, 1/4) and rounded to 0 ... 4."""
+    """Parts of the gold utility with noise of N(0, 1/4), rounded to 0 ... 4."""
     m = record.meta
     wrong = [2 * x for x in m["irrelevant"]]
     exact = {
         "helpfulness": [2 + g for g in m["gold"]],
-        "correctness": [4 * c - w / 2 for c, w in zip(m["correct"], wrong, strict=True)],
+        "correctness": [
+            4 * c - w / 2 for c, w in zip(m["correct"], wrong, strict=True)
+        ],
         "coherence": [4 - 2 * r for r in m["repeats"]],
         "complexity": m["facts"],
         "verbosity": [(words - 10) / 10 for words in m["words"]],
