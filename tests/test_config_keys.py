@@ -50,7 +50,7 @@ POD = {
     "llama:3b": 3.213e9,
     "llama:8b": 7.505e9,
     "llama:8b-large": 7.505e9,
-    "coste:1b-mean": 1.87e9,
+    "coste:1b-mean": 1.477e9,
 }
 TINY = {
     "data.world.train": 16,

@@ -128,7 +128,7 @@ def from_json(values: Mapping[str, Any]) -> ArchConfig:
 
 def frozen(value: Any) -> Any:
     """Mappings as sorted pairs and lists as tuples: what can be hashed."""
-    if isinstance(value, Mapping):
+    if hasattr(value, "items"):  # a ConfigDict is a mapping in all but type
         return tuple((name, frozen(value[name])) for name in sorted(value))
     if isinstance(value, list | tuple):
         return tuple(map(frozen, value))
