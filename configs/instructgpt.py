@@ -20,9 +20,9 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     c.name = f"instructgpt-{size}"
     c.loss.name = "bt_kwise"
     if size == "tiny":
-        c.data.world.train = 1000
+        c.data.world.train = 2000
         c.data.world.responses = 6
-        c.batch.examples = 8
+        c.batch.examples = 16
         c.batch.row_lengths = (256,)  # the prompt once, with all six where they fit
         return c
     c.data.train = "preset:nectar"

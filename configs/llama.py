@@ -67,19 +67,17 @@ def get_config(arg: str = "tiny") -> ConfigDict:
 
 
 def _tiny(c: ConfigDict) -> ConfigDict:
-    c.data.world = ConfigDict({"train": 4000, "valid": 200, "test": 400})
+    c.data.world = ConfigDict({"train": 8000, "valid": 200, "test": 1000})
     c.contract.max_length = 128
     c.contract.max_response = 96
     c.contract.pooling = "sum"  # the world's utility adds up over a response
-    c.model.d_model = 32
+    c.model.d_model = 64
     c.model.n_layers = 1
     c.model.n_heads = 2
     c.model.n_kv_heads = 2
-    c.model.d_ff = 88
-    c.model.head.init = "normal"
-    c.batch.examples = 32
+    c.model.d_ff = 176
     c.batch.row_lengths = (128,)
-    c.optim.learning_rate = 3e-3
+    c.optim.learning_rate = 5e-3
     c.optim.warmup = "10 steps"
     c.train.duration = "100 steps"
     c.train.eval_every = "50 steps"

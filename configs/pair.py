@@ -20,6 +20,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     c.name = f"pair-{size}"
     c.model.head.name = "pair"
     c.model.head.planes = 3
+    c.model.head.init = "normal"
     c.loss = ConfigDict({"name": "bt", "regularizers": {}})  # r_0 + r_1 is 0 anyhow
     if size == "tiny":
         c.contract.pooling = "mean"  # a product of two sums would grow with length^2

@@ -24,8 +24,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     c.loss.name = "best_of_k"
     c.data.world.responses = 4
     if size == "tiny":
-        c.data.world.train = 2000
-        c.batch.examples = 16
+        c.data.world.train = 4000
+        c.batch.examples = 32
         c.batch.row_lengths = (256,)
         return c
     c.data.world = ConfigDict()
@@ -41,6 +41,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     c.model.n_kv_heads = 12
     c.model.d_ff = 2048  # of a gated MLP: as many parameters as GPT-2's 3,072
     c.model.dtype = "bfloat16"
+    c.model.head.init = "normal"
     c.batch.examples = 16
     c.batch.row_lengths = (512, 1024)
     c.batch.chunk_tokens = 8192

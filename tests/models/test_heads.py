@@ -264,4 +264,5 @@ def test_knobs_of_a_config_are_saved_and_read_back():
     weights = FrozenConfigDict({"help": 1.0, "long": -0.5})  # no Mapping
     a = arch("attributes", weights=weights)
     assert hash(a) == hash(arch("attributes", weights=weights.to_dict()))
-    assert from_json(json.loads(json.dumps(a.to_json()))) == a
+    read = json.loads(json.dumps(a.to_json()))
+    assert read == a.to_json() and from_json(read) == a
