@@ -21,6 +21,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     c.loss.name = "bt_kwise"
     if size == "tiny":
         c.data.world.train = 2000
+        c.data.world.test = 200
         c.data.world.responses = 6
         c.batch.examples = 16
         c.batch.row_lengths = (256,)  # the prompt once, with all six where they fit

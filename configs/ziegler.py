@@ -25,6 +25,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     c.data.world.responses = 4
     if size == "tiny":
         c.data.world.train = 4000
+        c.data.world.test = 300
         c.batch.examples = 32
         c.batch.row_lengths = (256,)
         return c
