@@ -14,14 +14,11 @@ From random parameters unless --config.model.init=RUN, and a frozen trunk should
 random.
 """
 
-import pathlib
-
 from ml_collections import ConfigDict
 
 from rm_jax.config import load
 
 STAGES = ("rate", "gate")
-ROWS = pathlib.Path(__file__).parent / "rows" / "rated.jsonl.gz"
 
 
 def get_config(arg: str = "tiny-rate") -> ConfigDict:
@@ -29,28 +26,27 @@ def get_config(arg: str = "tiny-rate") -> ConfigDict:
     size, _, stage = (arg or "tiny-rate").partition("-")
     if stage not in STAGES:
         raise ValueError(f"armorm:{arg}: want SIZE-STAGE of {list(STAGES)}")
-    c = load(f"rm_jax:llama:{size}")
+    c = load(f"rm_jax:helpsteer2:{size}-reg")
     c.name = f"armorm-{size}-{stage}"
-    c.model.head.name = "gated"
-    c.model.head.hidden = 32 if size == "tiny" else 1024
-    c.model.head.verbosity = "verbosity"
-    c.model.head.debias = 0.1  # ours
-    c.loss.name = "regress" if stage == "rate" else "bt"
-    trained = "^head/attributes/" if stage == "rate" else "^head/(hidden|gate)"
+    c.model.head = ConfigDict(
+        {
+            "name": "gated",
+            "init": "normal",
+            "hidden": 32 if size == "tiny" else 1024,
+            "verbosity": "verbosity",
+            "debias": 0.1,  # ours
+        }
+    )
+    trained = "^head/attributes/"
+    if stage == "gate":
+        c.loss.name = "bt"
+        trained = "^head/(hidden|gate)"
+    if size != "tiny" or stage == "gate":
+        c.optim.lr_multipliers = ((trained, 1.0), (".*", 0.0))
     if size == "tiny":
-        c.data.train = f"jsonl:{ROWS}"
-        c.data.valid_fraction = 0.1
-        c.data.test_fraction = 0.2
-        c.contract.tokenizer = "bpe:512"
-        c.contract.pooling = "mean"
-        if stage == "gate":
-            c.optim.lr_multipliers = ((trained, 1.0), (".*", 0.0))
         return c
-    c.data.train = "preset:helpsteer2"
-    del c.loss.regularizers.center
     c.batch.examples = 1024
     c.optim.learning_rate = 1e-3
-    c.optim.warmup = "0 steps"  # not verified
-    c.optim.lr_multipliers = ((trained, 1.0), (".*", 0.0))
+    c.optim.schedule = "cosine"
     c.train.duration = "2000 steps"
     return c

@@ -37,6 +37,7 @@ def get_config(arg: str = "tiny-reg") -> ConfigDict:
         c.data.test_fraction = 0.2
         c.contract.tokenizer = "bpe:512"
         c.contract.pooling = "mean"
+        c.batch.examples = 32
         return c
     c.data.train = "preset:helpsteer2"
     del c.loss.regularizers.center

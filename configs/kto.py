@@ -38,6 +38,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
         c.data.test_fraction = 0.2
         c.contract.tokenizer = "bpe:512"
         c.contract.pooling = "mean"
+        c.batch.examples = 32
         return c
     c.data.train = "jsonl:thumbs.jsonl"
     return c

@@ -4,7 +4,7 @@
 
 rated.jsonl.gz: pairs of the world with five ratings, 0 to 4, of each response (named as
 in HelpSteer2), the strength of the preference, 1 to 3, and under `meta` the one rating
-`good`, 1 or 0. steps.jsonl.gz: sums done in steps, right or wrong; the label of a step
+`good`, 1 or 0. steps.jsonl.gz: sums modulo 10 done in steps, right or wrong; the label of a step
 is the share of eight rollouts from it that end right, the rating `right` is the result,
 and the reference is the uniform policy over SIGNS.
 """
@@ -55,10 +55,10 @@ def _ratings(record: Record, draw: random.Random) -> dict[str, tuple[int, ...]]:
 
 
 def steps(n: int) -> Iterator[dict[str, Any]]:
-    """Rows of n sums of four numbers, each with two solutions of three steps."""
+    """Rows of n sums modulo 10 of four numbers, with two solutions in three steps."""
     draw = random.Random(0)
     for i in range(n):
-        numbers = [draw.randrange(10) for _ in range(4)]
+        numbers = [draw.randrange(5) for _ in range(4)]
         solutions = [_solution(numbers, draw) for _ in range(2)]
         texts = ["\n".join(step["text"] for step in s) for s in solutions]
         right = [int(s[-1]["label"] == 1) for s in solutions]
@@ -78,7 +78,7 @@ def _solution(numbers: list[int], draw: random.Random) -> list[dict[str, Any]]:
     total, sound, out = numbers[0], True, []
     for after, number in reversed(list(enumerate(reversed(numbers[1:])))):
         slip = draw.random() < ERROR
-        result = total + number + (draw.choice((1, 2)) if slip else 0)
+        result = (total + number + (draw.choice((1, 2)) if slip else 0)) % 10
         sound &= not slip
         chance = (1 - ERROR) ** after if sound else 0.0
         label = sum(draw.random() < chance for _ in range(ROLLOUTS)) / ROLLOUTS
@@ -89,7 +89,7 @@ def _solution(numbers: list[int], draw: random.Random) -> list[dict[str, Any]]:
 
 def write(folder: pathlib.Path) -> None:
     """Writes both files."""
-    for name, rows in (("rated", rated(320)), ("steps", steps(480))):
+    for name, rows in (("rated", rated(600)), ("steps", steps(600))):
         text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
         data = gzip.compress(text.encode(), mtime=0)
         (folder / f"{name}.jsonl.gz").write_bytes(data)
