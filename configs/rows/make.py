@@ -4,9 +4,9 @@
 
 rated.jsonl.gz: pairs of the world with five ratings, 0 to 4, of each response (named as
 in HelpSteer2), the strength of the preference, 1 to 3, and under `meta` the one rating
-`good`, 1 or 0. steps.jsonl.gz: sums modulo 10 done in steps, right or wrong; the label of a step
-is the share of eight rollouts from it that end right, the rating `right` is the result,
-and the reference is the uniform policy over SIGNS.
+`good`, 1 or 0. steps.jsonl.gz: sums modulo 10 done in steps, right or wrong; the label
+of a step is the share of eight rollouts from it that end right, the rating `right` is
+the result, and the reference is the uniform policy over SIGNS.
 """
 
 import dataclasses
@@ -55,11 +55,15 @@ def _ratings(record: Record, draw: random.Random) -> dict[str, tuple[int, ...]]:
 
 
 def steps(n: int) -> Iterator[dict[str, Any]]:
-    """Rows of n sums modulo 10 of four numbers, with two solutions in three steps."""
+    """Rows of n sums modulo 10 of four numbers, with two endings in three steps."""
     draw = random.Random(0)
     for i in range(n):
         numbers = [draw.randrange(5) for _ in range(4)]
-        solutions = [_solution(numbers, draw) for _ in range(2)]
+        solutions = [_solution(numbers, draw)]
+        while len(solutions) < 2:
+            other = _solution(numbers, draw)
+            if other[-1]["text"] != solutions[0][-1]["text"]:
+                solutions.append(other)
         texts = ["\n".join(step["text"] for step in s) for s in solutions]
         right = [int(s[-1]["label"] == 1) for s in solutions]
         yield {
