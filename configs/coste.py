@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rm_jax.config import load
 
 REDUCERS = {"mean": "mean", "wco": "min", "uwo": "mean_minus_var:0.5"}
-# d_model, layers, heads, d_ff of Pythia 70M and 1.4B; d_ff is 2/3 of theirs: it is gated
+# d_model, layers, heads, d_ff of Pythia 70M and 1.4B; d_ff is 2/3 of theirs: gated
 SIZES = {"44m": (512, 6, 8, 1408), "1b": (2048, 24, 16, 5504)}
 
 
