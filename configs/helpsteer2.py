@@ -36,8 +36,9 @@ def get_config(arg: str = "tiny-reg") -> ConfigDict:
         c.data.valid_fraction = 0.1
         c.data.test_fraction = 0.2
         c.contract.tokenizer = "bpe:512"
-        c.contract.pooling = "mean"
         c.batch.examples = 32
+        c.optim.learning_rate = 2e-3
+        c.train.duration = "60 steps"
         return c
     c.data.train = "preset:helpsteer2"
     del c.loss.regularizers.center

@@ -37,8 +37,9 @@ def get_config(arg: str = "tiny") -> ConfigDict:
         c.data.valid_fraction = 0.1
         c.data.test_fraction = 0.2
         c.contract.tokenizer = "bpe:512"
-        c.contract.pooling = "mean"
         c.batch.examples = 32
+        c.optim.learning_rate = 2e-3
+        c.train.duration = "60 steps"
         return c
     c.data.train = "jsonl:thumbs.jsonl"
     return c
