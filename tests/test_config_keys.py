@@ -1,13 +1,19 @@
 """Every config is sound, and every key of base.py is read: an unread key is a lie."""
 
 import io
+import math
+import types
 from collections.abc import Mapping
 
+import jax
 import pytest
 
 import rm_jax
-from rm_jax import losses, models
+from rm_jax import losses, models, sharding
 from rm_jax.config import FrozenConfigDict, flatten, validate
+from rm_jax.data import pack
+from rm_jax.data.public_lists import ATTRIBUTES
+from rm_jax.evals import reducers
 
 # Their keys are of a choice's own, checked where they are read.
 OPEN = ("data.columns", "data.world", "loss.regularizers")
@@ -15,7 +21,38 @@ CONFIGS = (
     "base", "small", "quickstart", "truthfulqa",
     "hh", "hh:tiny", "hh:small", "hh:1b", "hh:8b",
     "grm:tiny", "grm:8b", "odin:tiny", "odin:8b", "inform:tiny", "inform:8b",
+    "armorm:tiny-rate", "armorm:tiny-gate", "armorm:8b-rate", "armorm:8b-gate",
+    "coste:tiny-mean", "coste:tiny-wco", "coste:tiny-uwo", "coste:44m-mean",
+    "coste:44m-wco", "coste:44m-uwo", "coste:1b-mean", "coste:1b-wco", "coste:1b-uwo",
+    "eisenstein:tiny", "eisenstein:1b", "helpsteer2:tiny-reg", "helpsteer2:tiny-pref",
+    "helpsteer2:8b-reg", "helpsteer2:8b-pref", "instructgpt:tiny", "instructgpt:8b",
+    "kto:tiny", "kto:8b", "llama:tiny", "llama:1b", "llama:3b", "llama:8b",
+    "llama:8b-large", "llama2_margin:tiny-none", "llama2_margin:tiny-small",
+    "llama2_margin:tiny-large", "llama2_margin:8b-none", "llama2_margin:8b-small",
+    "llama2_margin:8b-large", "pair:tiny", "pair:8b", "poe:tiny", "poe:8b",
+    "prm:tiny-prm800k", "prm:tiny-hard", "prm:tiny-soft", "prm:tiny-implicit",
+    "prm:8b-prm800k", "prm:8b-hard", "prm:8b-soft", "prm:8b-implicit", "qrm:tiny",
+    "qrm:8b", "rewarduq:tiny", "rewarduq:8b", "secrets2:tiny-soft",
+    "secrets2:tiny-margin", "secrets2:8b-soft", "secrets2:8b-margin", "skywork:tiny-bt",
+    "skywork:tiny-focal", "skywork:tiny-focal_penalty", "skywork:tiny-hinge",
+    "skywork:tiny-margin_mse", "skywork:tiny-temperature", "skywork:tiny-tempered",
+    "skywork:tiny-ce", "skywork:8b-bt", "skywork:8b-focal", "skywork:8b-focal_penalty",
+    "skywork:8b-hinge", "skywork:8b-margin_mse", "skywork:8b-temperature",
+    "skywork:8b-tempered", "skywork:8b-ce", "starling:tiny", "starling:8b",
+    "stiennon:tiny", "stiennon:1b", "stiennon:8b", "ties:tiny-rao_kupper",
+    "ties:tiny-davidson", "ties:8b-rao_kupper", "ties:8b-davidson", "up_lora:tiny",
+    "up_lora:8b", "urm:tiny-mle", "urm:tiny-reparam", "urm:8b-mle", "urm:8b-reparam",
+    "warm:tiny-probe", "warm:tiny-tune", "warm:3b-probe", "warm:3b-tune",
+    "ziegler:tiny", "ziegler:124m",
 )  # fmt: skip
+# Written for 32 chips -> their parameters with Llama 3's tokenizer; tied, no LM head.
+POD = {
+    "llama:1b": 1.236e9,
+    "llama:3b": 3.213e9,
+    "llama:8b": 7.505e9,
+    "llama:8b-large": 7.505e9,
+    "coste:1b-mean": 1.477e9,
+}
 TINY = {
     "data.world.train": 16,
     "data.world.valid": 8,
@@ -102,9 +139,31 @@ def test_every_key_is_read(run):
 @pytest.mark.parametrize("address", CONFIGS)
 def test_every_config_is_sound(address):
     config = validate(rm_jax.config.load(f"rm_jax:{address}"))
-    losses.choose(config.loss)
-    arch = models.make_arch(config.model, 4096, config.contract.pooling)
-    assert arch.d_model == config.model.d_model
+    objective = losses.choose(config.loss)
+    of_data = models.heads.find(config.model.head.name).of_attributes
+    attributes = ATTRIBUTES if of_data else ("right",)
+    arch = models.make_arch(config.model, 4096, config.contract.pooling, attributes)
+    outputs = models.heads.shapes(arch)
+    losses.check_outputs(objective, arch.head, outputs.keys(), {})
+    losses.check_terms(objective, len(attributes), outputs)
+    assert arch.lm_head != "none" or not objective.needs_token_logp
+    reducers.parse(config.members.reducer)
+
+
+@pytest.mark.parametrize("address", POD)
+def test_a_full_size_config_fits_its_pod(address):
+    config = validate(rm_jax.config.load(f"rm_jax:{address}"))
+    mesh = types.SimpleNamespace(shape=dict(config.mesh.items()))
+    assert math.prod(mesh.shape.values()) == 32
+    for shape in pack.shapes(config.batch.row_lengths, config.batch.chunk_tokens, 16):
+        sharding.rows_divide(mesh, shape.rows, address)
+    arch = models.make_arch(config.model, 128_256, config.contract.pooling)
+    params = jax.eval_shape(models.functions(arch)[0], jax.random.key(0))
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    for path, x in leaves:
+        sharding.spec_of(sharding.path_name(path), x.shape, mesh)
+    size = sum(x.size for _, x in leaves)
+    assert size == pytest.approx(float(POD[address]), rel=0.01)
 
 
 def test_every_config_is_named_here(root):

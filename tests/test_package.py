@@ -153,6 +153,7 @@ def test_the_wheel_holds_the_package_the_configs_and_no_tests(installed, root):
     for path in root.glob("configs/*.py"):
         assert f"rm_jax/_configs/{path.name}" in inside
     assert {"rm_jax/py.typed", "rm_jax/_experiments/README.md"} <= inside
+    assert "rm_jax/_configs/rows/rated.jsonl.gz" in inside
     assert not [name for name in inside if name.startswith(("tests", "configs"))]
 
 

@@ -98,7 +98,7 @@ class ArchConfig:
         """Plain JSON values, and the version of this list of fields."""
         values = dataclasses.asdict(self) | {
             "windows": list(self.windows),
-            "head_knobs": _thawed(self.head_knobs),
+            "head_knobs": {n: _thawed(v) for n, v in self.head_knobs},
             "attributes": list(self.attributes),
             "lora_targets": list(self.lora_targets),
         }
@@ -128,15 +128,15 @@ def from_json(values: Mapping[str, Any]) -> ArchConfig:
 
 def frozen(value: Any) -> Any:
     """Mappings as sorted pairs and lists as tuples: what can be hashed."""
-    if isinstance(value, Mapping):
+    if hasattr(value, "items"):  # a ConfigDict is a mapping in all but type
         return tuple((name, frozen(value[name])) for name in sorted(value))
     if isinstance(value, list | tuple):
         return tuple(map(frozen, value))
     return value
 
 
-def _thawed(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    return {n: list(v) if isinstance(v, tuple) else v for n, v in pairs}
+def _thawed(value: Any) -> Any:
+    return list(map(_thawed, value)) if isinstance(value, tuple) else value
 
 
 def decoder(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConfig:

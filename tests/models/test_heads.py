@@ -1,9 +1,12 @@
 """Heads against numpy, by hand, and in a whole model."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 from scipy.special import softmax
 
 from rm_jax.models import heads
@@ -255,3 +258,11 @@ def test_ratings_that_the_data_have_not():
     a = arch("gated", hidden=5, verbosity="wordy")
     with pytest.raises(ValueError, match="'wordy'.*'help', 'long'"):
         run(a, made(a), pooled())
+
+
+def test_knobs_of_a_config_are_saved_and_read_back():
+    weights = FrozenConfigDict({"help": 1.0, "long": -0.5})  # no Mapping
+    a = arch("attributes", weights=weights)
+    assert hash(a) == hash(arch("attributes", weights=weights.to_dict()))
+    read = json.loads(json.dumps(a.to_json()))
+    assert read == a.to_json() and from_json(read) == a
