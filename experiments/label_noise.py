@@ -10,7 +10,6 @@ margin. No model sees which labels were turned.
 
 from typing import Any
 
-import pandas
 from ml_collections import ConfigDict
 
 from rm_jax.config import load
@@ -62,9 +61,9 @@ def _world(noise: float, seed: int):
         **here,
         "members.count": MEMBERS,
         "members.own_order": True,
-        "data.eval.train": "world:#train",
+        "data.eval.seen": "world:#train",
     }
-    scores = {"data.denoise.scores": after(ensemble, "predictions/train.parquet")}
+    scores = {"data.denoise.scores": after(ensemble, "predictions/seen.parquet")}
     remedies = [
         {"loss.name": "bt"},
         {"loss.name": "label_smooth", "loss.flips": 0.1},
@@ -77,12 +76,12 @@ def _world(noise: float, seed: int):
 
 def found(table: Any) -> Verdict:
     """A label against gold has the lower margin with a probability above .75."""
-    return above(_of_ensemble(table, "train/against_gold/auroc"), 0.75)
+    return above(_of_ensemble(table, "seen/against_gold/auroc"), 0.75)
 
 
 def lowest_fifth(table: Any) -> Verdict:
     """Of the fifth of the pairs with the lowest margin more than half are wrong."""
-    return above(_of_ensemble(table, "train/against_gold/lowest_fifth"), 0.5)
+    return above(_of_ensemble(table, "seen/against_gold/lowest_fifth"), 0.5)
 
 
 def flip(table: Any) -> Verdict:
@@ -114,8 +113,9 @@ def _gain(table: Any, rule: str) -> Any:
     """Of a remedy over plain Bradley-Terry."""
     key = "data.denoise.rule"
     plain = _plain(table)
-    rows = [plain[plain["loss.name"] == "bt"], table[table[key] == rule]]
-    return difference(pandas.concat(rows), METRIC, {key: None}, {key: rule}, SEEDS)
+    of = table["unit"].isin(plain[plain["loss.name"] == "bt"]["unit"])
+    rows = table[of | (table[key] == rule)]
+    return difference(rows, METRIC, {key: None}, {key: rule}, SEEDS)
 
 
 def _plain(table: Any) -> Any:
