@@ -31,7 +31,7 @@ def get_config(arg: str = "tiny-rate") -> ConfigDict:
     c.model.head = ConfigDict(
         {
             "name": "gated",
-            "init": "normal",
+            "init": "zero" if stage == "rate" else "normal",
             "hidden": 32 if size == "tiny" else 1024,
             "verbosity": "verbosity",
             "debias": 0.1,  # ours

@@ -36,6 +36,8 @@ def get_config(arg: str = "tiny-mean") -> ConfigDict:
     c.members.reducer = REDUCERS[reducer]
     c.loss = ConfigDict({"name": "bt", "regularizers": {"score_l2": {"weight": 0.001}}})
     if size == "tiny":
+        c.model.d_model = 32
+        c.batch.examples = 32
         return c
     m = c.model
     m.d_model, m.n_layers, m.n_heads, m.d_ff = SIZES[size]

@@ -24,7 +24,10 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     c.members.own_order = True
     c.members.reducer = "min"
     c.loss = ConfigDict({"name": "bt", "regularizers": {"center": {"weight": 0.01}}})
-    if size != "tiny":
+    if size == "tiny":
+        c.model.d_model = 32
+        c.batch.examples = 32
+    else:
         c.data.train = "preset:tldr"
         c.members.at_once = 1
     return c

@@ -38,7 +38,7 @@ def get_config(arg: str = "tiny-reg") -> ConfigDict:
         c.contract.tokenizer = "bpe:512"
         c.batch.examples = 32
         c.optim.learning_rate = 2e-3
-        c.train.duration = "60 steps"
+        c.train.duration = "60 steps" if stage == "reg" else "30 steps"
         return c
     c.data.train = "preset:helpsteer2"
     del c.loss.regularizers.center

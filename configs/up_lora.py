@@ -31,7 +31,10 @@ def get_config(arg: str = "tiny") -> ConfigDict:
             "regularizers": {"lora_nnm": {"weight": 0.1}, "center": {"weight": 0.01}},
         }
     )
-    if size != "tiny":
+    if size == "tiny":
+        c.model.d_model = 32
+        c.batch.examples = 32
+    else:
         c.data.train = "preset:hh_rlhf"
         c.optim.learning_rate = 1e-5  # of GRM's adapters
     return c
