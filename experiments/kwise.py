@@ -2,9 +2,9 @@
 
     rm-jax sweep --experiment experiments/kwise.py --root runs/kwise
 
-250 prompts with 6 ranked responses each, few enough to be learnt by heart. The pairs of
-a prompt stand in one example, or each is an example of its own among all the others.
-Every step has 120 pairs.
+1,000 prompts with 6 ranked responses each. The pairs of a prompt stand in one example,
+or each is an example of its own among all the others, so that every response is in five
+steps of one pass. Every step has 120 pairs; test NLL after one pass and after four.
 """
 
 from typing import Any
@@ -19,8 +19,8 @@ from rm_jax.report.compare import difference
 
 QUESTION = "Do all comparisons of a prompt belong into one batch element?"
 SEEDS = ("init_seed", "data_seed")
-K, PROMPTS, PAIRS = 6, 250, 120
-SHORT, LONG = "4 epochs", "16 epochs"
+K, PROMPTS, PAIRS = 6, 1000, 120
+ONE, FOUR = "1 epochs", "4 epochs"
 RISE, GAP = 0.02, 0.03  # nats a pair
 EXPECTED = {
     "overfits": {
@@ -44,15 +44,15 @@ def get_config(arg: str = "") -> ConfigDict:
     c.name = "kwise"
     c.data.world.train = PROMPTS
     c.data.world.responses = K
-    c.train.duration = SHORT
-    c.train.eval_every = LONG
-    c.train.save_every = LONG
+    c.train.duration = ONE
+    c.train.eval_every = FOUR
+    c.train.save_every = FOUR
     return c
 
 
 def sweep():
-    """Grouped (all pairs, Plackett-Luce) and shuffled x 4 and 16 epochs x 3 seeds."""
-    return product([_ways(K), values("train.duration", [SHORT, LONG]), _seeds()])
+    """Grouped (all pairs, Plackett-Luce) and shuffled x 1 and 4 passes x 3 seeds."""
+    return product([_ways(K), values("train.duration", [ONE, FOUR]), _seeds()])
 
 
 def null():
@@ -60,7 +60,7 @@ def null():
     pairs = zipit(
         [fixed("data.world.responses", 2), fixed("data.world.train", PROMPTS * 15)]
     )
-    return product([pairs, _ways(2), values("train.duration", [SHORT, LONG]), _seeds()])
+    return product([pairs, _ways(2), values("train.duration", [ONE, FOUR]), _seeds()])
 
 
 def _ways(k: int):
@@ -85,19 +85,22 @@ def _seeds():
 
 
 def overfits(table: Any) -> Verdict:
-    """NLL of shuffled pairs rises from 4 to 16 epochs, by more than RISE."""
-    short, long = ({"loss.name": "bt", "train.duration": d} for d in (SHORT, LONG))
-    return above(difference(table, "test/nll", short, long, SEEDS), RISE)
+    """From one pass to four NLL rises by RISE more with pairs apart than grouped."""
+    of = lambda duration: table[table["train.duration"] == duration]
+    rows = of(FOUR).merge(of(ONE), on=["loss.name", *SEEDS], suffixes=("", "/one"))
+    rows["test/rise"] = rows["test/nll"] - rows["test/nll/one"]
+    names = ({"loss.name": name} for name in ("bt_kwise", "bt"))
+    return above(difference(rows, "test/rise", *names, SEEDS), RISE)
 
 
 def grouped_is_better(table: Any) -> Verdict:
-    """NLL of grouped rankings minus that of shuffled pairs is below -GAP."""
-    return below(_difference(table, LONG, "bt", "bt_kwise"), -GAP)
+    """After one pass, NLL of grouped rankings minus shuffled pairs is below -GAP."""
+    return below(_difference(table, ONE, "bt", "bt_kwise"), -GAP)
 
 
 def plackett_luce_is_better(table: Any) -> Verdict:
-    """NLL of Plackett-Luce minus that of all pairs of a ranking is below 0."""
-    return below(_difference(table, LONG, "bt_kwise", "plackett_luce"))
+    """After one pass, NLL of Plackett-Luce minus all pairs of a ranking is below 0."""
+    return below(_difference(table, ONE, "bt_kwise", "plackett_luce"))
 
 
 def _difference(table: Any, duration: str, a: str, b: str) -> Any:
@@ -110,13 +113,13 @@ OUYANG = "InstructGPT (Ouyang 2022), section 3.4"
 RULES = (
     Rule(
         "overfits",
-        f"pairs shuffled apart are learnt by heart: test NLL rises by {RISE}",
+        f"further passes raise the test NLL {RISE} more with pairs shuffled apart",
         OUYANG,
         overfits,
     ),
     Rule(
         "grouped",
-        f"pairs of a prompt in one example give a test NLL that is {GAP} lower",
+        f"after one pass, grouped pairs have a test NLL that is {GAP} lower",
         OUYANG,
         grouped_is_better,
     ),
