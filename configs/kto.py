@@ -39,7 +39,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
         c.contract.tokenizer = "bpe:512"
         c.batch.examples = 32
         c.optim.learning_rate = 2e-3
-        c.train.duration = "60 steps"
+        c.train.duration = "30 steps"
         return c
     c.data.train = "jsonl:thumbs.jsonl"
     return c
