@@ -45,6 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c = load("rm_jax:small")
     c.name = "ensemble_uncertainty"
     c.data.world.train = PAIRS
+    c.data.world.test = 1000
     for knob in ("length_bias", "sycophancy_bias"):
         c.data.world[knob] = 0.0
     c.data.world.temperature = 0.01  # the better response wins, if only by little
@@ -53,6 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     c.model.lm_head = "tied"
     c.loss.regularizers = ConfigDict({"center": {"weight": 0.01}})
+    c.train.duration = "100 steps"  # six epochs
     c.train.best_metric = "eval/test/nll"
     return c
 
@@ -65,7 +67,7 @@ def sweep():
 
 def null():
     """Worlds in which every label is a coin: no way to choose knows more than any."""
-    return chainit(_ensembles(0.5, seed) for seed in WORLDS)
+    return chainit(_ensembles(0.5, seed) for seed in WORLDS[:3])
 
 
 def _trunk(seed: int):
@@ -75,6 +77,7 @@ def _trunk(seed: int):
         "data.world.noise": 0.5,
         "data.world.train": 4000,
         "loss.regularizers.grm_sft.weight": 100.0,
+        "train.duration": "300 steps",
     }
 
 

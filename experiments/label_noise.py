@@ -52,7 +52,7 @@ def sweep():
 
 def null():
     """Worlds in which every label is a coin: there is no right one to come back to."""
-    return chainit(_world(0.5, seed) for seed in WORLDS)
+    return chainit(_world(0.5, seed) for seed in WORLDS[:3])
 
 
 def _world(noise: float, seed: int):
