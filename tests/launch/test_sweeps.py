@@ -14,6 +14,7 @@ from rm_jax.config import ConfigError
 from rm_jax.launch import locks, plan, units, worker
 from rm_jax.launch.backends import BACKENDS
 from rm_jax.launch.sweep import sweep
+from rm_jax.report import root as roots
 from rm_jax.train import TrainingError
 
 ACCURACY = {("bradley_terry", 0): 0.5, ("bradley_terry", 1): 0.6,
@@ -134,7 +135,9 @@ def test_a_failing_unit_starts_three_times_and_the_others_go_on(run):
     assert "4/6 units" in said
     for name in bad:
         why = store.read_json(units.failure_file(run.root, name))
-        assert why["error"] == "exit code 1, start 5"
+        assert (why["code"], why["log"][-1]) == (1, "start 5")
+    table = roots.progress(roots.load_root(run.root)).set_index("unit")
+    assert {table.loc[name, "why"] for name in bad} == {"exit code 1: start 5"}
     assert "rule gain: undecided" in said
     code, said, pool = run()
     assert code == 0 and pool.started == [bad]  # and what failed may start again
