@@ -10,6 +10,8 @@ A file of experiments/ has these names, and `load` gives them checked:
     def get_config(arg=""): ...  # the base of all units
     def sweep(): ...  # changes of each unit, see rm_jax.hyper
     def null(): ...  # units of the world in which the claims are false; may be []
+
+`after(changes, path)` in a value is what another unit leaves, see `needs.after`.
 """
 
 import hashlib
@@ -24,6 +26,8 @@ from rm_jax import config as config_module
 from rm_jax import store
 from rm_jax.config import ConfigError
 from rm_jax.hyper import Unit
+from rm_jax.needs import after as after
+from rm_jax.needs import replaced
 
 WANTED = ("QUESTION", "SEEDS", "EXPECTED", "RULES", "get_config", "sweep", "null")
 
@@ -175,6 +179,11 @@ def _base(module: types.ModuleType, path: str, arg: str) -> ConfigDict:
         base = module.get_config(arg)
     if not isinstance(base, ConfigDict):
         raise ConfigError(f"{path}: get_config gave {base!r:.80}, want a ConfigDict")
+    if replaced(base, lambda changes, path: "") != base.to_dict():
+        raise ConfigError(
+            f"{path}: get_config uses after(...), which all units would need, the one "
+            "that it names as well: use it in the changes of units"
+        )
     return base
 
 

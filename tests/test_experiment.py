@@ -58,6 +58,12 @@ def test_an_experiment_is_loaded_with_its_argument(write):
         ('("init_seed",)', '("data_seed",)', ["'data_seed'", "no unit sets"]),
         ("EXPECTED = {}", "EXPECTED = []", ["EXPECTED", "want a dict"]),
         ("return base", "return {}", ["get_config", "ConfigDict"]),
+        (
+            "return base",
+            "from rm_jax.experiment import after\n"
+            "    base.model.init = after({})\n    return base",
+            ["get_config uses after(...)", "changes of units"],
+        ),
         ("base.name = arg", "base.nam.e = arg", ["x.py:11", "nam"]),
         ("[0, 1]", "[]", ["sweep", "at least one"]),
         ("hyper.sweep(", "print(", ["sweep()", "None"]),

@@ -10,6 +10,7 @@ from rm_jax import schemas, store
 from rm_jax.data.mixture import specs_of, world_of
 from rm_jax.data.world import WORLD_DEFAULTS
 from rm_jax.experiment import Experiment, Rule, Verdict
+from rm_jax.needs import condition
 from rm_jax.report import compare, conditions, verdicts
 from rm_jax.report import root as roots
 from rm_jax.writer import to_json
@@ -100,7 +101,7 @@ def _seen(root: str) -> float:
 def _pairs(experiment: Experiment) -> int:
     """Repetitions of the condition that has fewest."""
     counts = Counter(
-        str(sorted((k, str(v)) for k, v in unit.items() if k not in experiment.seeds))
+        str(sorted((k, str(v)) for k, v in condition(unit, experiment.seeds).items()))
         for unit in experiment.units
     )
     return min(counts.values())

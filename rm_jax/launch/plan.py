@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rm_jax import rundir, schemas, store
+from rm_jax import needs, rundir, schemas, store
 from rm_jax.experiment import Experiment
 from rm_jax.launch import locks, units
 
@@ -67,18 +67,12 @@ def write(experiment: Experiment, root: str, separate: bool = False) -> Plan:
             "question": experiment.question,
             "seeds": list(experiment.seeds),
             "expected": dict(experiment.expected),
-            "units": [
-                {"name": u.name, "changes": _plain(u.changes), "null": u.null}
-                for u in plan.units
-            ],
+            "units": _units(experiment, plan),
             "groups": plan.groups,
         }
         store.write_sealed(store.join(root, FILE), schemas.stamped(FILE, value))
         for unit in plan.units:
-            store.makedirs(units.folder(root, unit.name))
-            path = units.config_file(root, unit.name)
-            if not store.exists(path):
-                store.write_text(path, rundir.config_text(unit.config))
+            _write_config(unit, root)
     return plan
 
 
@@ -94,6 +88,33 @@ def read(root: str) -> dict[str, Any]:
             f"{root} holds no sweep: it has no {FILE}; rm-jax sweep makes one"
         )
     return schemas.checked(FILE, store.read_json(path), path)
+
+
+def _units(experiment: Experiment, plan: Plan) -> list[dict[str, Any]]:
+    """What sweep.json says of the units."""
+    raw = [*experiment.units, *experiment.null]  # in the order of the plan
+    changes = [needs.shown(one, experiment.seeds) for one in raw]
+    texts = {
+        json.dumps([_plain(own), unit.null])
+        for own, unit in zip(changes, plan.units, strict=True)
+    }
+    if len(texts) < len(raw):  # some differ in nothing but seeds of units they need
+        changes = [unit.changes for unit in plan.units]
+    rows = []
+    for unit, own in zip(plan.units, changes, strict=True):
+        row = {"name": unit.name, "changes": _plain(own), "null": unit.null}
+        rows.append(row | ({"after": dict(unit.after)} if unit.after else {}))
+    return rows
+
+
+def _write_config(unit: units.Unit, root: str) -> None:
+    """Writes unit.json; once more where the root was moved before the unit began."""
+    folder, path = units.folder(root, unit.name), units.config_file(root, unit.name)
+    store.makedirs(folder)
+    text = rundir.config_text(units.placed(unit, root))
+    begun = store.exists(store.join(folder, "config.json"))
+    if not store.exists(path) or (not begun and store.read_text(path) != text):
+        store.write_text(path, text)
 
 
 def _groups(root: str, found: Sequence[units.Unit]) -> list[list[str]]:

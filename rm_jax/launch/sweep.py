@@ -128,14 +128,17 @@ class _Sweep:
     Attributes:
       stopped: name of the signal that stops it, "" while there is none.
       failed: units without figures, by the group they are in.
+      barred: units that are not started -> the failed unit that they need.
     """
 
     def __init__(self, root: str, planned: Plan, pool: Backend, say: Any):
         self.stopped = ""
         self.failed: dict[Group, list[str]] = {}
+        self.barred: dict[str, str] = {}
         self._root, self._pool, self._say = root, pool, say
         self._units = {unit.name: unit for unit in planned.units}
         self._queue = deque(_unfinished(root, planned))
+        self._open = {name for group in self._queue for name in group}
         self._failures: Counter[Group] = Counter()
         self._begun: dict[Group, float] = {}
         self._start, self._here = time.monotonic(), 0  # units finished since then
@@ -146,9 +149,9 @@ class _Sweep:
         """Returns when every group is finished or has failed, or after a signal."""
         try:
             while self._pool.busy or (self._queue and not self.stopped):
-                while self._queue and self._pool.free and not self.stopped:
-                    self._begin(self._queue.popleft())
-                for group, code in self._pool.ended():
+                while self._pool.free and not self.stopped and (g := self._ready()):
+                    self._begin(g)
+                for group, code in self._pool.ended() if self._pool.busy else ():
                     self._end(group, code)
         finally:  # only after an error is there one left
             self._pool.send(signal.SIGTERM)
@@ -169,6 +172,33 @@ class _Sweep:
             for name in names:
                 yield f"FAILED {self._units[name]}: see {log}"
             yield from (f"  | {line}" for line in tail(self._root, group))
+        for name, need in self.barred.items():
+            yield f"NOT STARTED {self._units[name]}: needs {need}, which failed"
+
+    def _ready(self) -> Group | None:
+        """Takes the first group out of the queue that needs nothing unfinished.
+
+        Those that need what failed go, too. Without a worker there is a ready one as
+        long as the queue is not empty: no unit needs itself, however far round.
+        """
+        lost = {name: name for names in self.failed.values() for name in names}
+        for group in list(self._queue):
+            needed = {need for name in group for need in self._units[name].needs}
+            if gone := sorted(needed & (lost | self.barred).keys()):
+                self._bar(group, (lost | self.barred)[gone[0]])
+            elif not needed & self._open:
+                self._queue.remove(group)
+                return group
+        return None
+
+    def _bar(self, group: Group, need: str) -> None:
+        """Gives up a group that needs a unit that failed."""
+        self._queue.remove(group)
+        self._open -= {*group}
+        self._left -= len(group)
+        for name in group:
+            self.barred[name] = need
+            self._say(f"NOT STARTED {self._units[name]}: needs {need}, which failed")
 
     def _begin(self, group: Group) -> None:
         self._begun[group] = time.monotonic()
@@ -182,6 +212,7 @@ class _Sweep:
         """Of a worker: says what it finished, and what becomes of the rest."""
         lacking = [n for n in group if not units.finished(self._root, n)]
         if not lacking:
+            self._open -= {*group}
             self._left -= len(group)
             return self._report(group)
         if self.stopped:
@@ -195,12 +226,13 @@ class _Sweep:
         if self._failures[group] < STARTS:
             self._say(f"failed {group[0]}, starts again: {why}")
             return self._queue.append(group)
+        self._open -= {*group}
         self._left -= len(group)
         self._report([name for name in group if name not in lacking])
         self.failed[group] = lacking
         for name in lacking:
             self._say(f"FAILED {self._units[name]}: {why}")
-            value = {"error": why, "log": log_file(self._root, group)}
+            value = {"code": code, "log": tail(self._root, group)}
             value = schemas.stamped("failed.json", value)
             store.write_json(units.failure_file(self._root, name), value)
         return None

@@ -7,8 +7,8 @@ while the workers of a killed one still save, never train a unit twice.
 import os
 import pathlib
 import shlex
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
 from rm_jax import config, store
 from rm_jax.launch import locks, plan, units
@@ -29,12 +29,14 @@ def work(root: str, names: Sequence[str], stream: TextIO) -> int:
       0, or 75 where a signal stopped it: the same command continues.
 
     Raises:
-      ValueError: they are no group; and whatever training raises.
+      ValueError: they are no group, or a unit that they need is not finished; and
+        whatever training raises.
     """
-    known = plan.read(root)["groups"]
-    if list(names) not in known:
-        groups = "; ".join(",".join(group) for group in known)
+    known = plan.read(root)
+    if list(names) not in known["groups"]:
+        groups = "; ".join(",".join(group) for group in known["groups"])
         raise ValueError(f"--units {','.join(names)} is no group of {root}: {groups}")
+    _check_needs(root, names, known)
     path = store.join(root, plan.LOCKS, names[0])
     say = lambda line: print(line, file=stream, flush=True)
     wait = lambda: say("another process trains these units: waiting for its end")
@@ -46,6 +48,19 @@ def work(root: str, names: Sequence[str], stream: TextIO) -> int:
             if os.path.exists(file := units.failure_file(root, name)):
                 store.remove(file)
         return _train(root, names, stream)
+
+
+def _check_needs(root: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
+    for unit in known["units"]:
+        if unit["name"] not in names:
+            continue
+        for wanted in (name for of in unit.get("after", {}).values() for name in of):
+            if not units.finished(root, wanted):
+                first = next(group for group in known["groups"] if wanted in group)
+                raise ValueError(
+                    f"{unit['name']} is after {wanted}, which is not finished: first "
+                    f"{command(root, tuple(first))}"
+                )
 
 
 def _train(root: str, names: Sequence[str], stream: TextIO) -> int:

@@ -10,7 +10,7 @@ in it the resolved config, evals/NAME.json a benchmark that was added later.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -33,13 +33,16 @@ class Unit(NamedTuple):
       path: a run directory, which may not be there yet.
       null: whether it is of the world in which the claims are false.
       keys: the seeds, and every key that the sweep changes -> its value in this unit;
-        None of a key that its config does not have. A list is its JSON.
+        None of a key that its config does not have. A list is its JSON; the run of
+        another unit is "after" what that one changes.
+      needs: names of the units that are finished before it starts.
     """
 
     name: str
     path: str
     null: bool
     keys: dict[str, Any]
+    needs: tuple[str, ...]
 
 
 class Root(NamedTuple):
@@ -166,11 +169,16 @@ def progress(root: Root) -> Any:
 
     Columns: unit, null, the keys, status (finished, running, failed or not started),
     step, of (steps in all; None where that is not known yet), seconds (of training),
-    skips (of updates), alarms, why (it failed; "" otherwise).
+    skips (of updates), alarms, why (it failed, or has not started; "" otherwise).
 
     "running" is a unit that has begun: one whose process was killed reads the same.
     """
     rows = [(unit, _progress(unit)) for unit in root.units]
+    status = {unit.name: row["status"] for unit, row in rows}
+    needs = {unit.name: unit.needs for unit in root.units}
+    for unit, row in rows:
+        if row["status"] == "not started":
+            row["why"] = _waits(unit.name, needs, status)
     return _frame(
         root, rows, "status", "step", "of", "seconds", "skips", "alarms", "why"
     )
@@ -223,15 +231,17 @@ def _unit(root: str, unit: Mapping[str, Any], keys: list[str]) -> Unit:
     path = store.join(root, "units", unit["name"])
     file = store.join(path, UNIT)
     config = store.read_json(file) if store.exists(file) else {}
-    values = {}
+    values, after = {}, unit.get("after", {})
     for key in keys:
         value: Any = config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        value = unit["changes"].get(key) if value is None else value
+        if value is None or key in after:
+            value = unit["changes"].get(key)
         nested = isinstance(value, Mapping | list)
         values[key] = json.dumps(value, sort_keys=True) if nested else value
-    return Unit(unit["name"], path, bool(unit["null"]), values)
+    needs = dict.fromkeys(name for names in after.values() for name in names)
+    return Unit(unit["name"], path, bool(unit["null"]), values, tuple(needs))
 
 
 def _evals(path: str) -> dict[str, dict[str, Any]]:
@@ -265,6 +275,19 @@ def _progress(unit: Unit) -> dict[str, Any]:
         "alarms": sum(event["event"] == "alarm" for event in events),
         "why": _why(unit) if status == "failed" else "",
     }
+
+
+def _waits(
+    name: str, needs: Mapping[str, Sequence[str]], status: Mapping[str, str]
+) -> str:
+    """Why a unit has not started: a unit that failed, at any distance, or the next."""
+    around = list(needs[name])
+    for need in around:  # grows
+        if status[need] == "failed":
+            return f"needs {need}, which failed"
+        around += needs[need] if status[need] == "not started" else ()
+    left = [need for need in needs[name] if status[need] != "finished"]
+    return f"after {left[0]}" if left else ""
 
 
 def _why(unit: Unit) -> str:

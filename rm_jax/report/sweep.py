@@ -149,8 +149,9 @@ def notes(known: Sweep) -> Iterator[str]:
         yield f"not reproduced: {'; '.join(missing) or 'nothing'}"
     seeds = known.root.seeds
     for name, cells in sweep_tables.units(known.progress).rows.items():
-        if cells[0].value == "failed":
-            yield f"{name} failed: {cells[-1].value}"
+        status, why = cells[0].value, cells[-1].value
+        if status == "failed" or why.endswith("which failed"):
+            yield f"{name} {status}: {why}"
     for world in known.worlds:
         where = f"{world.name}: " if world.name else ""
         for line in sweep_tables.unpaired(world.rows):

@@ -2,87 +2,19 @@
 
 import io
 import os
-import pathlib
 import signal
 
 import pytest
 import tinysweep
 from command import assert_one_line
+from pool import write_figures
 
-from rm_jax import experiment, rundir, schemas, store
+from rm_jax import experiment, rundir, store
 from rm_jax.config import ConfigError
 from rm_jax.launch import locks, plan, units, worker
 from rm_jax.launch.backends import BACKENDS
-from rm_jax.launch.sweep import sweep
+from rm_jax.report import root as roots
 from rm_jax.train import TrainingError
-
-ACCURACY = {("bradley_terry", 0): 0.5, ("bradley_terry", 1): 0.6,
-            ("hinge", 0): 0.7, ("hinge", 1): 0.9}  # fmt: skip
-
-
-def write_figures(root, name):
-    """What a trained unit leaves."""
-    config = store.read_json(units.config_file(root, name))
-    value = ACCURACY[config["loss"]["name"], config["init_seed"]]
-    sets = {"valid": {"accuracy": value}}
-    path = store.join(units.folder(root, name), "evals.json")
-    store.write_sealed(path, schemas.stamped("evals.json", {"step": 3, "sets": sets}))
-
-
-class Pool:
-    """Stands in for local.Local: workers end with the given exit codes, then 0."""
-
-    def __init__(self, codes=()):
-        self.codes, self.workers, self.started, self.sent = list(codes), 1, [], []
-        self._group = None
-
-    def __call__(self, root, workers):
-        self.root = root
-        return self
-
-    @property
-    def free(self):
-        return self._group is None
-
-    @property
-    def busy(self):
-        return self._group is not None
-
-    def start(self, group):
-        self._group = group
-        self.started.append(group)
-        path = worker.log_file(self.root, group)
-        with open(path, "a") as log:
-            log.write(f"start {len(self.started)}\n")
-
-    def ended(self):
-        group, self._group = self._group, None
-        code = self.codes.pop(0) if self.codes else 0
-        if callable(code):
-            code = code(self.root, group)
-        elif code == 0:
-            for name in group:
-                write_figures(self.root, name)
-        return [(group, code)]
-
-    def send(self, number):
-        self.sent.append(number)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Runs the tiny experiment; gives the exit code, what was said, the pool."""
-    root = str(tmp_path / "root")
-
-    def run(*codes, root=root, address="", **more):
-        pool, stream = Pool(codes), io.StringIO()
-        monkeypatch.setitem(BACKENDS, "local", pool)
-        address = address or f"{tinysweep.__file__}:{tmp_path}"
-        code = sweep(address, root, stream=stream, **more)
-        return code, stream.getvalue(), pool
-
-    run.root = root
-    return run
 
 
 def test_a_dry_run_writes_nothing(run, tmp_path):
@@ -134,7 +66,9 @@ def test_a_failing_unit_starts_three_times_and_the_others_go_on(run):
     assert "4/6 units" in said
     for name in bad:
         why = store.read_json(units.failure_file(run.root, name))
-        assert why["error"] == "exit code 1, start 5"
+        assert (why["code"], why["log"][-1]) == (1, "start 5")
+    table = roots.progress(roots.load_root(run.root)).set_index("unit")
+    assert {table.loc[name, "why"] for name in bad} == {"exit code 1: start 5"}
     assert "rule gain: undecided" in said
     code, said, pool = run()
     assert code == 0 and pool.started == [bad]  # and what failed may start again
@@ -188,24 +122,11 @@ def test_ctrl_c_twice_ends_the_workers(run):
     assert BACKENDS["local"].sent[:2] == [signal.SIGTERM, signal.SIGKILL]
 
 
-@pytest.fixture
-def edited(tmp_path):
-    """The address of the tiny experiment with a text replaced."""
-
-    def edited(old, new):
-        text = pathlib.Path(tinysweep.__file__).read_text()
-        assert old in text
-        (tmp_path / "edited.py").write_text(text.replace(old, new))
-        return f"{tmp_path}/edited.py:{tmp_path}"
-
-    return edited
-
-
 def test_new_units_make_new_groups(run, edited):
     _, _, first = run()
     names = [list(group) for group in first.started]
     assert plan.read(run.root)["groups"] == names
-    address = edited('init_seed", [0, 1]', 'init_seed", [0, 1, 2]')
+    address = edited(('init_seed", [0, 1]', 'init_seed", [0, 1, 2]'))
     found = plan.make(experiment.load(address), run.root)
     assert [list(group) for group in found.groups[:3]] == names
     assert [len(group) for group in found.groups[3:]] == [1, 1, 1]
@@ -213,7 +134,7 @@ def test_new_units_make_new_groups(run, edited):
 
 def test_units_that_are_gone_are_refused(run, edited):
     run()
-    address = edited('init_seed", [0, 1]', 'init_seed", [0, 3]')
+    address = edited(('init_seed", [0, 1]', 'init_seed", [0, 3]'))
     with pytest.raises(ValueError, match="holds 3 of 6 units .*choose another --root"):
         plan.make(experiment.load(address), run.root)
 
@@ -233,12 +154,12 @@ def test_an_unknown_backend_lists_the_known(run):
 
 def test_an_unknown_knob_of_a_loss_fails_before_anything_runs(run, edited):
     with pytest.raises(ConfigError, match="unit .*loss.name=hing.*known"):
-        run(address=edited('"hinge")', '"hing")'))
+        run(address=edited(('"hinge")', '"hing")')))
     assert not os.path.exists(run.root)
 
 
 def test_a_rule_that_raises_is_undecided_and_an_error(run, edited):
-    code, said, _ = run(address=edited("SEEDS)\n", "('no such seed',))\n"))
+    code, said, _ = run(address=edited(("SEEDS)\n", "('no such seed',))\n")))
     assert code == 1 and "rule gain: undecided: no estimate" in said
     assert "no column 'no such seed'" in said
 

@@ -5,6 +5,7 @@ import tinysweep
 
 from rm_jax import experiment, schemas, store
 from rm_jax.config import ConfigError
+from rm_jax.experiment import after
 from rm_jax.launch import units
 
 BASE = {"data.cache_dir": "/cache", "train.duration": "3 steps"}
@@ -111,3 +112,70 @@ def test_the_tinysweep_has_both_worlds(tmp_path):
     listed = units.resolve(found)
     assert [unit.null for unit in listed] == [False] * 4 + [True] * 2
     assert [len(group) for group in units.groups(listed)] == [2, 2, 2]
+
+
+FIRST = {"loss.name": "hinge", "init_seed": 3}
+
+
+def test_a_unit_after_another_names_its_run_wherever_the_root_is(made, tmp_path):
+    scores = {"data.denoise.scores": after(FIRST, "predictions/train.parquet")}
+    second, first = made(scores, FIRST)
+    assert second.needs == (first.name,) and first.needs == ()
+    assert second.after == {"data.denoise.scores": (first.name,)}
+    path = f"units/{first.name}/predictions/train.parquet"
+    assert second.config.data.denoise.scores == f"ROOT/{path}"
+    assert second.name == units.name_of(second.config)
+    assert str(second) == (
+        f"{second.name} data.denoise.scores=after {first.name}: "
+        "predictions/train.parquet"
+    )
+    placed = units.placed(second, str(tmp_path))
+    assert placed.data.denoise.scores == f"{tmp_path}/{path}"
+    assert units.placed(first, str(tmp_path)).to_dict() == first.config.to_dict()
+
+
+def test_a_unit_may_start_from_several_runs_and_units_may_form_a_chain(made):
+    firsts = [FIRST, FIRST | {"init_seed": 4}]
+    second = {"members.count": 2, "model.init": [after(one) for one in firsts]}
+    third = {
+        "data.train": {"a": {"spec": f"jsonl:{after(second, 'x')}#train", "weight": 1}}
+    }
+    a, b, c, d = made(third, second, *firsts)
+    assert b.needs == (c.name, d.name) and a.needs == (b.name,)
+    assert b.config.model.init == tuple(f"ROOT/units/{u.name}" for u in (c, d))
+    assert a.config.data.train.a.spec == f"jsonl:ROOT/units/{b.name}/x#train"
+
+
+def test_a_unit_needs_one_of_the_experiment(made):
+    first, second = FIRST, {"model.init": after(FIRST)}
+    with pytest.raises(
+        ConfigError, match=r"of sweep\(\) is after .*'init_seed': 3.*no"
+    ):
+        made(second, FIRST | {"init_seed": 4})
+    with pytest.raises(ConfigError, match=r"which is no unit of sweep\(\): give exact"):
+        made(second, null=[first])
+    with pytest.raises(
+        ConfigError, match=r"unit .* of null\(\) is after .* or null\(\)"
+    ):
+        made({"init_seed": 9}, null=[second])
+    assert made(first, null=[second])[1].needs == (made(first)[0].name,)
+    assert made({}, null=[second, first])[1].needs == (made(first)[0].name,)
+    with pytest.raises(
+        ConfigError, match=r"of sweep\(\): unknown key config.loss_name"
+    ):
+        made({"model.init": after({"loss_name": "hinge"})})
+
+
+def test_units_train_together_where_they_need_the_same(made):
+    firsts = [FIRST, FIRST | {"init_seed": 4}]
+    seconds = [
+        {"data_seed": seed, "model.init": after(first)}
+        for first in firsts
+        for seed in (5, 6)
+    ]
+    names = [unit.name for unit in made(*firsts, *seconds)]
+    found = units.groups(made(*firsts, *seconds))
+    assert found == [names[:2], names[2:4], names[4:]]
+    # config.name may differ in one program, needs may not.
+    named = [{"name": after(first)} for first in firsts]
+    assert [len(g) for g in units.groups(made(*firsts, *named))] == [2, 1, 1]
