@@ -74,7 +74,7 @@ PLANTED = {
     ),
     "ensemble_uncertainty": (
         of_ensembles,
-        lambda c: {name: 0.0 for name in of_ensembles({"members.count": 5})},
+        lambda c: {k: -v for k, v in of_ensembles(c).items()},
     ),
 }
 
