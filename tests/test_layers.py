@@ -23,7 +23,7 @@ LAYERS = (
     ("start", "evaluation"),
     ("units",),
     ("plan", "claims"),
-    ("train", "serve", "sweep"),
+    ("train", "serve", "sweep", "connectivity"),
     ("worker", "averaging"),
     ("main",),
 )
