@@ -142,23 +142,23 @@ def test_models_that_average_are_seldom_broken(n):
         Model("a", {"w": np.float32([1, 0])}),
         Model("b", {"w": np.float32([0, 1])}),
     ]
-    for _ in range(60):
+    for _ in range(40):
         scores = rng.normal(0.5, 1, n) + rng.normal(0, 0.3, (2, n))
         credit = lambda p, scores=scores: sample((p["w"] @ scores > 0).astype(float))
         found = connectivity(models, credit, 0.005)
         alarms += found.verdict() == "BROKEN"
         naive += found.lines[0].least.gap < -0.005
-    assert alarms <= 3 and naive > 12  # what the gap alone would say
+    assert alarms <= 2 and naive >= 6  # what the gap alone would say
 
 
 def test_intervals_that_hold_together_cover_95_percent():
     # Five figures of 300 prompts with two pairs each, all of mean 0.
-    rng, draws, held, alone = np.random.default_rng(0), 200, 0, 0
+    rng, draws, held, alone = np.random.default_rng(0), 150, 0, 0
     clusters = np.repeat(np.arange(300), 2)
     for seed in range(draws):
         x = rng.choice([-1.0, 0, 1], (5, 300), p=[0.1, 0.8, 0.1]).repeat(2, axis=1)
         samples = {str(i): Sample(v, np.ones(600), clusters) for i, v in enumerate(x)}
-        found = np.array(list(together(samples, seed, draws=300).values()))
+        found = np.array(list(together(samples, seed, draws=200).values()))
         held += (found[:, 0] <= 0).all() and (found[:, 1] >= 0).all()
         means, error = x.mean(axis=1), 1.96 * math.sqrt(0.2 / 300)
         alone += (np.abs(means) <= error).all()
