@@ -1,21 +1,15 @@
 """`rm-jax average`: one model whose weights are the mean of several models' (WARM).
 
-Weights can be averaged where the models are linearly connected: where no model on the
-line between two of them is worse than the line between their accuracies,
+Whether weights can be averaged is checked first, see connectivity.py. Adapters are
+merged into the weights before: the mean of A B is not that of A times that of B.
 
-    acc((1 - λ) a + λ b) >= (1 - λ) acc(a) + λ acc(b) - tolerance.
-
-Models fine-tuned from the same pretraining usually are, others are not. Adapters are
-merged into the weights first: the mean of A B is not that of A times that of B.
-
-Reference: Ramé 2024 (2401.12187), Observation 1; Frankle 2020 (1912.05671).
+Reference: Ramé 2024 (2401.12187).
 """
 
-import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,87 +17,22 @@ import numpy as np
 from rm_jax import config as config_module
 from rm_jax import members, models, provenance, rundir, sharding, store
 from rm_jax.checkpoint import CheckpointWriter
+from rm_jax.connectivity import Connectivity, Model, combine, connectivity, table_lines
 from rm_jax.data import datasets
 from rm_jax.data.loader import Loader
 from rm_jax.data.tokenizers import save_tokenizer
 from rm_jax.evals.accuracy import accuracy
+from rm_jax.evals.intervals import Sample
 from rm_jax.evals.score import score_table
 from rm_jax.evals.table import pairs
 from rm_jax.models import lora
 from rm_jax.serve.scorer import Scorer
 from rm_jax.step import make_score
 
-LAMBDAS = (0.25, 0.5, 0.75)
 # Of arch.json: what models may differ in and have the same parameters.
 MAY_DIFFER = ("dropout", "remat", "dtype", "head_init", "attention_block")
 
 Params = Any
-
-
-class Model(NamedTuple):
-    """One model to be averaged: "RUN", or "RUN member i"."""
-
-    name: str
-    params: Params
-
-
-class Line(NamedTuple):
-    """Accuracies along the line between two models.
-
-    Attributes:
-      a: name of the model at λ = 0.
-      b: name of the model at λ = 1.
-      accuracy: λ -> accuracy of (1 - λ) a + λ b.
-    """
-
-    a: str
-    b: str
-    accuracy: dict[float, float]
-
-    def gap(self) -> float:
-        """The least of acc(λ) minus the line between the ends; below 0 is a barrier."""
-        ends = self.accuracy[0.0], self.accuracy[1.0]
-        return min(self.accuracy[x] - (1 - x) * ends[0] - x * ends[1] for x in LAMBDAS)
-
-
-class Connectivity(NamedTuple):
-    """The check before an average.
-
-    Attributes:
-      lines: of each two models.
-      average: accuracy of the mean of all weights.
-      members: mean accuracy of the models.
-      pairs: pairs of responses that an accuracy is of.
-      tolerance: accuracy that may be lost.
-    """
-
-    lines: list[Line]
-    average: float
-    members: float
-    pairs: int
-    tolerance: float
-
-    def broken(self) -> list[Line]:
-        """The lines along which accuracy is lost."""
-        return [line for line in self.lines if line.gap() < -self.tolerance]
-
-    def holds(self) -> bool:
-        """Whether no line is broken, and the average as good as its members."""
-        return not self.broken() and self.average >= self.members - self.tolerance
-
-    def to_json(self) -> dict[str, Any]:
-        """What lmc.json says."""
-        lines = [
-            {
-                "a": line.a,
-                "b": line.b,
-                "accuracy": {f"{x:g}": y for x, y in line.accuracy.items()},
-                "gap": line.gap(),
-                "holds": line.gap() >= -self.tolerance,
-            }
-            for line in self.lines
-        ]
-        return {**self._asdict(), "lines": lines, "holds": self.holds()}
 
 
 def average_runs(
@@ -118,7 +47,8 @@ def average_runs(
     """Writes a run directory with the mean of the weights; prints and writes the check.
 
     It can be evaluated, scored with and named by config.model.init; `train` cannot
-    continue it. The average is written where the check fails, too, with a warning.
+    continue it. The average is written where the check fails or is undecided, too, and
+    the text says so.
 
     Args:
       runs: run directories; of one with members every member is a model.
@@ -143,7 +73,8 @@ def average_runs(
             f"{runs[0]} is one model: give several runs, or a run with members"
         )
     loader, spec = _loader(scorers[0], data, columns, limit)
-    check = connectivity(found, _accuracy(scorers[0], loader), tolerance)
+    linear = scorers[0].arch.head == "linear"
+    check = connectivity(found, _accuracy(scorers[0], loader), tolerance, linear)
     for line in table_lines(check):
         print(line)
     mean = combine([model.params for model in found])
@@ -192,71 +123,6 @@ def _arch(scorer: Scorer) -> dict[str, Any]:
     return arch | {"head_knobs": knobs}
 
 
-def combine(params: Sequence[Params], weights: Sequence[float] | None = None) -> Params:
-    """Σ weight · params, leaf by leaf in float64, in the leaves' own types.
-
-    Args:
-      params: trees of one structure.
-      weights: that sum to 1; default equal ones.
-    """
-    share = np.full(len(params), 1 / len(params)) if weights is None else weights
-
-    def leaf(*xs):
-        total = sum(
-            w * np.asarray(x, np.float64) for w, x in zip(share, xs, strict=True)
-        )
-        return jax.numpy.asarray(total.astype(xs[0].dtype))
-
-    return jax.tree.map(leaf, *params)
-
-
-def connectivity(
-    found: Sequence[Model],
-    measure: Callable[[Params], tuple[float, int]],
-    tolerance: float,
-) -> Connectivity:
-    """Measures every model, the line between each two, and the mean of all.
-
-    Args:
-      found: the models.
-      measure: parameters -> accuracy and the number of pairs it is of.
-      tolerance: of the check.
-    """
-    alone = [measure(model.params) for model in found]
-    lines = []
-    for (a, (left, _)), (b, (right, _)) in itertools.combinations(
-        zip(found, alone, strict=True), 2
-    ):
-        between = {
-            x: measure(combine([a.params, b.params], [1 - x, x]))[0] for x in LAMBDAS
-        }
-        lines.append(Line(a.name, b.name, {0.0: left, **between, 1.0: right}))
-    mean, n = measure(combine([model.params for model in found]))
-    own = float(np.mean([value for value, _ in alone]))
-    return Connectivity(lines, mean, own, n, tolerance)
-
-
-def table_lines(check: Connectivity) -> Iterator[str]:
-    """The check as text: one row a line between two models, then the average."""
-    yield f"accuracy on {check.pairs} pairs, at λ on the line from a to b"
-    yield f"{'λ =':>8} 0 {' '.join(f'{x:>8g}' for x in (*LAMBDAS, 1))}   least - line"
-    for line in check.lines:
-        values = " ".join(f"{y:8.4f}" for y in line.accuracy.values())
-        said = "" if line.gap() >= -check.tolerance else "  BROKEN"
-        yield f"  {values}   {line.gap():+.4f}{said}  a = {line.a}, b = {line.b}"
-    yield (
-        f"mean of all weights: accuracy {check.average:.4f}, its members "
-        f"{check.members:.4f} on average"
-    )
-    if not check.holds():
-        yield (
-            f"WARNING linear mode connectivity does not hold within {check.tolerance}: "
-            f"{len(check.broken())} of {len(check.lines)} lines lose accuracy. These "
-            "weights do not average, as those of different pretrainings do not: train "
-            "the models from one config.model.init, or use them as members"
-        )
-
-
 def _loader(
     scorer: Scorer, spec: str, columns: Mapping[str, str] | None, limit: int
 ) -> tuple[Loader, str]:
@@ -276,19 +142,19 @@ def _loader(
     return scorer.loader(found), f"{name} of {scorer.run}"
 
 
-def _accuracy(scorer: Scorer, loader: Loader) -> Callable[[Params], tuple[float, int]]:
+def _accuracy(scorer: Scorer, loader: Loader) -> Callable[[Params], Sample]:
     _, apply = models.functions(lora.without(scorer.arch))
     shapes = next(models_of(scorer)).params
     one = jax.tree.map(lambda _: sharding.replicated(scorer.mesh), shapes)
     program = make_score(apply, scorer.mesh, one)
 
-    def measure(params: Params) -> tuple[float, int]:
+    def measure(params: Params) -> Sample:
         params = jax.device_put(params, one)
         score = lambda *chunk: np.asarray(program(params, *scorer.put(*chunk)))
         found = accuracy(pairs(score_table(score, loader)))
         if not len(found.values):
             raise ValueError("no pair of the data is ordered: nothing to measure on")
-        return found.mean(), len(found.values)
+        return found
 
     return measure
 

@@ -10,73 +10,11 @@ from variants import changed, stack, vary
 
 import rm_jax as package
 from rm_jax import averaging
-from rm_jax.averaging import Line, Model, average_runs, combine, connectivity
+from rm_jax.averaging import average_runs
 from rm_jax.checkpoint import Checkpoints
+from rm_jax.connectivity import combine
 
 pytestmark = pytest.mark.usefixtures("one_device")
-
-
-def test_combine_by_hand():
-    a = {"w": np.array([1.0, 3.0], np.float32), "h": {"b": np.float32([2.0])}}
-    b = {"w": np.array([3.0, 3.0], np.float32), "h": {"b": np.float32([0.0])}}
-    got = combine([a, b])
-    np.testing.assert_array_equal(got["w"], [2, 3])
-    np.testing.assert_array_equal(got["h"]["b"], [1])
-    np.testing.assert_array_equal(combine([a, b], [0.75, 0.25])["w"], [1.5, 3])
-    assert got["w"].dtype == np.float32
-
-
-def test_the_average_of_equal_weights_is_themselves():
-    x = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    for n in (1, 2, 3, 7):
-        np.testing.assert_array_equal(combine([x] * n), x)
-
-
-def model(name, x):
-    return Model(name, {"w": np.array([x], np.float32)})
-
-
-def measured(accuracy):
-    return lambda params: (accuracy(float(np.asarray(params["w"])[0])), 100)
-
-
-def test_a_barrier_is_found():
-    # Good at 0 and at 4, chance between them.
-    found = connectivity(
-        [model("a", 0.0), model("b", 4.0), model("c", 0.1)],
-        measured(lambda x: 0.9 if x < 0.5 or x == 4 else 0.5),
-        tolerance=0.005,
-    )
-    assert [(line.a, line.b) for line in found.broken()] == [("a", "b"), ("b", "c")]
-    assert found.lines[0].gap() == pytest.approx(-0.4)
-    assert not found.holds() and found.average == 0.5
-    assert found.members == pytest.approx(0.9)
-    text = "\n".join(averaging.table_lines(found))
-    assert text.count("BROKEN") == 2 and "WARNING linear mode connectivity" in text
-    assert "2 of 3 lines lose accuracy" in text
-
-
-@pytest.mark.parametrize("slope", [0.0, 0.02, -0.02])
-def test_a_straight_line_holds(slope):
-    found = connectivity(
-        [model("a", 0.0), model("b", 1.0)],
-        measured(lambda x: 0.7 + slope * x),
-        tolerance=1e-9,
-    )
-    assert found.holds() and found.lines[0].gap() == pytest.approx(0)
-    assert "WARNING" not in "\n".join(averaging.table_lines(found))
-
-
-def test_the_tolerance_is_what_may_be_lost():
-    accuracy = {0.0: 0.8, 0.25: 0.79, 0.5: 0.796, 0.75: 0.8, 1.0: 0.8}
-    line = Line("a", "b", accuracy)
-    assert line.gap() == pytest.approx(-0.01)
-    values = {"lines": [line], "average": 0.8, "members": 0.8, "pairs": 9}
-    assert averaging.Connectivity(**values, tolerance=0.02).holds()
-    tight = averaging.Connectivity(**values, tolerance=0.005)
-    assert not tight.holds() and tight.to_json()["lines"][0]["holds"] is False
-    worse = averaging.Connectivity(**values | {"average": 0.7}, tolerance=0.02)
-    assert not worse.holds() and not worse.broken()
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +37,10 @@ def test_an_average_is_a_run(runs, rm_jax, make, tmp_path):
     lmc = json.loads((to / "lmc.json").read_text())
     assert lmc["data"] == f"valid of {runs[0]}" and len(lmc["lines"]) == 1
     assert list(lmc["lines"][0]["accuracy"]) == ["0", "0.25", "0.5", "0.75", "1"]
+    line = lmc["lines"][0]
+    assert line["low"] < line["gap"] < line["high"] and line["n"] == lmc["n"] == 12
+    assert line["verdict"] == lmc["verdict"] == "undecided"  # 12 pairs decide nothing
+    assert "undecided on 12 pairs" in said and "WARNING" not in said
     scorer = package.load(str(to))
     want = combine([ema(run) for run in runs])
     jax.tree.map(np.testing.assert_array_equal, scorer.params, want)
@@ -123,11 +65,26 @@ def test_members_of_one_run_are_averaged(runs, tmp_path):
     assert arrays(tmp_path / "a", 0) == arrays(tmp_path / "b", 0)
 
 
+def test_heads_on_one_trunk_have_no_line_to_check(runs, rm_jax, tmp_path):
+    run = stack(runs, "trunk", tmp_path / "stacked")
+    code, said, err = rm_jax("average", run, "--to", tmp_path / "mean")
+    assert code == 0, err
+    assert "linear heads on one trunk" in said and "BROKEN" not in said
+    lmc = json.loads((tmp_path / "mean/lmc.json").read_text())
+    assert lmc["verdict"] == "exact" and lmc["lines"] == []
+    data = tmp_path / "in.jsonl"
+    row = {"id": "a", "prompt": "Which?", "responses": ["a cat", "two dogs"]}
+    data.write_text(json.dumps(row))
+    mean, members = package.load(str(tmp_path / "mean")), package.load(str(run))
+    asked = row["prompt"], row["responses"]
+    np.testing.assert_allclose(mean.score(*asked), members.score(*asked), rtol=1e-5)
+
+
 def test_the_data_can_be_another(runs, make, tmp_path):
     data = make().data.eval.valid
     names = [str(run) for run in runs]
     found = average_runs(names, str(tmp_path / "a"), data=data, limit=5)
-    assert found.pairs == 5
+    assert found.n == 5
 
 
 def test_models_of_another_kind_are_refused(runs, make, tmp_path):

@@ -21,7 +21,7 @@ LAYERS = (
     ("report", "rundir", "provenance"),
     ("build", "repeat", "steplog"),
     ("start", "evaluation"),
-    ("train", "serve"),
+    ("train", "serve", "connectivity"),
     ("launch", "averaging"),
     ("main",),
 )

@@ -8,9 +8,11 @@ import pandas
 import pytest
 from scipy import stats
 
+from rm_jax.experiment import above, below
 from rm_jax.report import compare
 
 A, B = {"loss.name": "bt"}, {"loss.name": "hinge"}
+GRID = ("init_seed", "data_seed")
 DRAWS = 2000
 
 
@@ -27,8 +29,8 @@ def table(a, b, seeds=("init_seed",)):
     return pandas.DataFrame(rows)
 
 
-def grid(values, seeds=("init_seed", "data_seed")):
-    """A table of differences m × d, against zeros."""
+def grid(values, seeds=GRID):
+    """A table of differences, one axis a seed, against zeros."""
     keys = list(itertools.product(*map(range, np.shape(values))))
     zeros = dict.fromkeys(keys, 0.0)
     return table(zeros, {key: values[key] for key in keys}, seeds)
@@ -77,13 +79,38 @@ def test_what_has_no_partner_is_named():
     assert none.n == 0 and math.isnan(none.mean)
 
 
+def no_interval(found):
+    return all(map(math.isnan, (found.low, found.high, found.p, found.detectable)))
+
+
 def test_equal_pairs_are_no_difference():
     both = table({0: 0.5, 1: 0.25}, {0: 0.5, 1: 0.25})
     found = compare.paired(both, "test/accuracy", A, B, ["init_seed"])
     assert found[:6] == (0, 0, 0, 2, 1, 0)
-    both = table({0: 0.5, 1: 0.25}, {0: 0.75, 1: 0.5})
+    found = compare.difference(grid(np.zeros((2, 2))), "test/accuracy", A, B, GRID)
+    assert found[:6] == (0, 0, 0, 4, 1, 0)
+
+
+@pytest.mark.parametrize("gain", [0.25, 1 / 60])
+def test_differences_without_spread_are_not_sure(gain):
+    # .1 + 1/60 and .7 + 1/60 are rounded: their differences are not the same bits.
+    low = {0: 0.1, 1: 0.7, 2: 0.25}
+    both = table(low, {seed: x + gain for seed, x in low.items()})
     found = compare.paired(both, "test/accuracy", A, B, ["init_seed"])
-    assert found[:6] == (0.25, 0.25, 0.25, 2, 0, 0)
+    assert found.mean == pytest.approx(gain) and found.n == 3 and no_interval(found)
+    assert str(found) == f"{gain:+.4f} (3 pairs: no spread seen over 3 pairs)"
+    for claim in (above, below):
+        assert claim(found).holds is None
+    wide = compare.mixed(grid(np.full((3, 3), gain)), "test/accuracy", A, B, *GRID)
+    assert wide.mean == pytest.approx(gain) and no_interval(wide)
+    own = compare.level(grid(np.full((3, 3), gain)), "test/accuracy", A, GRID)
+    assert own[0] == 0 and no_interval(own)  # zeros of one condition are no two equal
+
+
+def test_a_spread_of_one_pair_in_a_hundred_thousand_is_one():
+    both = table({0: 0.5, 1: 0.5}, {0: 0.6, 1: 0.60001})
+    found = compare.paired(both, "test/accuracy", A, B, ["init_seed"])
+    assert found.low < 0.1 < found.high < 0.101
 
 
 def test_two_units_of_the_same_seeds_are_refused():
@@ -117,14 +144,85 @@ def test_a_key_that_a_unit_lacks_is_none():
 
 
 def test_mixed_by_hand():
-    # d = [[1, 3], [2, 6]]: mean 3; rows 2, 4; columns 1.5, 4.5.
-    # MS_M = 2·(1 + 1) = 4, MS_D = 2·(2.25 + 2.25) = 9, MS_E = 4·(.5²) = 1.
-    # Var of the mean = (4 + 9 − 1) / 4 = 3; df = 12² / (16 + 81 + 1) = 144 / 98.
-    values = np.array([[1.0, 3.0], [2.0, 6.0]])
-    found = compare.mixed(grid(values), "test/accuracy", A, B, "init_seed", "data_seed")
-    half = stats.t.ppf(0.975, 144 / 98) * math.sqrt(3)
-    assert found[:2] == pytest.approx((3, 3 - half), rel=1e-12) and found.n == 4
-    assert found.p == pytest.approx(2 * stats.t.sf(3**0.5, 144 / 98), rel=1e-12)
+    # d = rows (-2, 0, 2) + columns (-3, 0, 3) + 4 + ε, ε = ±1 in the corners: its rows
+    # and columns are 0. MS_M = 3·8/2 = 12, MS_D = 3·18/2 = 27, MS_E = 4/4 = 1.
+    # Var of the mean = (12 + 27 - 1) / 9; df = 38² / (144/2 + 729/2 + 1/4) = 3.305.
+    rest = np.array([[1, 0, -1], [0, 0, 0], [-1, 0, 1]])
+    values = np.add.outer([-2.0, 0, 2], [-3.0, 0, 3]) + 4 + rest
+    found = compare.mixed(grid(values), "test/accuracy", A, B, *GRID)
+    df = 38**2 / (72 + 364.5 + 0.25)
+    half = stats.t.ppf(0.975, df) * math.sqrt(38 / 9)
+    assert found[:2] == pytest.approx((4, 4 - half), rel=1e-12) and found.n == 9
+    assert found.p == pytest.approx(2 * stats.t.sf(4 / (38 / 9) ** 0.5, df), rel=1e-12)
+
+
+def test_mixed_has_the_degrees_of_the_fewer_seeds_at_least():
+    # Rows and columns are all equal: MS_M = MS_D = 0, total = 0 + MS_E = 1, and
+    # Satterthwaite's df is that of the rest, 4. With MS_M = .5 and MS_D = .5 below
+    # MS_E = 1 the sum stays 1, and 1 / (.125 + .125 + .25) = 2.
+    rest = np.array([[1, 0, -1], [0, 0, 0], [-1, 0, 1.0]])
+    assert compare._crossed(rest).df == pytest.approx(4)
+    side = np.array([-1, 0, 1]) * math.sqrt(0.5 / 3)
+    both = np.add.outer(side, side) + rest
+    assert compare._crossed(both).df == pytest.approx(2)
+    side = np.array([-1, 0, 1]) * math.sqrt(0.999 / 3)
+    assert compare._crossed(np.add.outer(side, side) + rest).df == 2  # 1/1.25 = .8
+
+
+@pytest.mark.parametrize(
+    ("shape", "few"),
+    [((2, 2), "init_seed and of data_seed"), ((5, 2), "data_seed"), ((2, 3), GRID[0])],
+)
+def test_two_crossed_seeds_have_no_interval(shape, few):
+    values = grid(np.random.default_rng(0).normal(0.7, 0.02, shape))
+    text = f"two of {few} are too few for an interval"
+    for found in (
+        compare.mixed(values, "test/accuracy", A, B, *GRID),
+        compare.level(values, "test/accuracy", B, GRID),
+    ):
+        assert found.n == math.prod(shape) and no_interval(found)
+        assert str(found) == f"{found.mean:+.4f} ({found.n} pairs: {text})"
+        assert above(found).holds is None is below(found).holds
+
+
+def test_pairs_that_share_a_seed_are_averaged_first():
+    # The data seed makes 0 or .3, the init seed nothing: two repetitions, not six.
+    keys = [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1)]
+    d = dict(zip(keys, [0.09, 0.1, 0.11, 0.39, 0.41], strict=True))
+    nested = table(dict.fromkeys(keys, 0.0), d, GRID)
+    want = stats.ttest_1samp([0.1, 0.4], 0)
+    for found in (
+        compare.paired(nested, "test/accuracy", A, B, GRID),
+        compare.paired(nested, "test/accuracy", A, B, GRID[::-1]),
+        compare.difference(nested, "test/accuracy", A, B, GRID),
+        compare.mixed(nested, "test/accuracy", A, B, *GRID),
+        compare.level(nested, "test/accuracy", B, GRID),
+    ):
+        assert found.mean == pytest.approx(0.25) and found.n == 5
+        assert found.p == pytest.approx(want.pvalue)
+        assert "those that share data_seed are averaged: 2 groups" in str(found)
+
+
+def test_seeds_that_say_nothing_new_are_no_further_seeds():
+    values = np.random.default_rng(4).normal(size=(3, 3))
+    both = grid(values)
+    want = compare.mixed(both, "test/accuracy", A, B, *GRID)
+    twin = both.assign(dropout_seed=both["init_seed"] + 7)  # varies with the init seed
+    own = both.assign(dropout_seed=[*range(9)] * 2)  # one of each repetition
+    for more in (twin, own):
+        seeds = [*GRID, "dropout_seed"]
+        assert compare.crossed(more, seeds) == GRID
+        assert compare.difference(more, "test/accuracy", A, B, seeds) == want
+        assert compare.level(more, "test/accuracy", B, seeds) == want
+
+
+def test_three_crossed_seeds_have_no_interval():
+    seeds = (*GRID, "dropout_seed")
+    both = grid(np.random.default_rng(5).normal(size=(2, 2, 2)), seeds)
+    found = compare.difference(both, "test/accuracy", A, B, seeds)
+    assert found.n == 8 and no_interval(found)
+    text = "no interval, all hang together by init_seed, data_seed, dropout_seed"
+    assert text in str(found)
 
 
 def test_mixed_is_paired_where_one_seed_varies():
@@ -144,7 +242,7 @@ def test_mixed_is_paired_where_one_seed_varies():
 
 
 def test_the_test_is_chosen_by_the_seeds():
-    values = np.random.default_rng(4).normal(size=(3, 2))
+    values = np.random.default_rng(4).normal(size=(3, 3))
     seeds = ["init_seed", "data_seed"]
     both = grid(values).assign(dropout_seed=0)
     found = compare.difference(both, "test/accuracy", A, B, [*seeds, "dropout_seed"])
@@ -158,13 +256,13 @@ def test_the_test_is_chosen_by_the_seeds():
 
 
 def test_a_grid_with_holes_leaves_out_the_seed_that_has_most():
-    values = np.random.default_rng(2).normal(size=(3, 2))
+    values = np.random.default_rng(2).normal(size=(4, 3))
     holed = grid(values)
     holed = holed[holed["unit"] != "hinge(0, 1)"]
     found = compare.mixed(holed, "test/accuracy", A, B, "init_seed", "data_seed")
     whole = grid(values[1:])
     want = compare.mixed(whole, "test/accuracy", A, B, "init_seed", "data_seed")
-    assert found[:6] == want[:6]
+    assert found[:6] == pytest.approx(want[:6])
     assert found.unpaired == (
         "init_seed=0, data_seed=1 (not in b)",
         "init_seed=0 (its grid has holes)",
@@ -186,15 +284,30 @@ def test_the_paired_interval_covers_95_percent(n):
     assert abs(covered(map(compare._student, draws)) - 0.95) < SLACK
 
 
-@pytest.mark.parametrize("spread", [(1, 1, 1), (1, 0, 1), (0, 1, 1), (0.3, 1, 1)])
-def test_the_mixed_interval_of_5_by_2_seeds_covers_95_percent(spread):
+@pytest.mark.parametrize("spread", [(1, 1, 1), (1, 0, 1), (0, 1, 1), (0, 2, 1)])
+def test_the_mixed_interval_of_5_by_3_seeds_covers_95_percent(spread):
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.normal(size=(DRAWS, *shape))
     model, data, rest = spread
-    d = model * draw(5, 1) + data * draw(1, 2) + rest * draw(5, 2)
+    d = model * draw(5, 1) + data * draw(1, 3) + rest * draw(5, 3)
     assert covered(map(compare._crossed, d)) > 0.95 - SLACK
     naive = covered(compare._student(one.ravel()) for one in d)
-    assert not data or naive < 0.85  # what ten independent pairs would claim
+    assert not data or naive < 0.85  # what fifteen independent pairs would claim
+
+
+def test_the_interval_of_nested_seeds_covers_95_percent():
+    rng, keys = np.random.default_rng(0), [(i, i // 4) for i in range(12)]
+    d = rng.normal(size=(500, 3, 1)) + rng.normal(size=(500, 3, 4))
+
+    def held(one):
+        both = dict(zip(keys, one.ravel().tolist(), strict=True))
+        cells = compare._Cells(GRID, both, (), 0.0, False)
+        found = compare._over_groups(cells)
+        return found.low <= 0 <= found.high
+
+    share = np.mean([held(one) for one in d])
+    assert abs(share - 0.95) < SLACK * 2  # a quarter of the draws
+    assert covered(compare._student(one.ravel()) for one in d) < 0.8
 
 
 @pytest.mark.parametrize(
