@@ -105,7 +105,14 @@ def build(
     members = _members(config, each, together=len(units) > 1)
     objectives = [losses_module.choose(c.loss, losses, regularizers) for c in each]
     objective = objectives[0].shared(objectives[1:])
-    reducers.parse(config.members.reducer)
+    reducer = reducers.parse(config.members.reducer).reducer
+    level = reducer.needs_centred and not losses_module.centred(config.loss)
+    if config.members.count > 1 and level:
+        say(
+            f"WARNING config.members.reducer = {config.members.reducer!r} compares the "
+            "levels of members, which a loss on pairs leaves open: add "
+            "config.loss.regularizers.center"
+        )
     info = rundir.run_json(workdir) if workdir is not None else {}
     plugins.check_same(workdir, info, found)
     mesh = sharding.make_mesh(config.mesh)

@@ -129,6 +129,22 @@ REGULARIZERS: dict[str, Regularizer] = {
 }
 
 
+def centred(config_loss: Any) -> bool:
+    """Whether a loss fixes the level of the scores, not margins only.
+
+    A penalty on scores does, and so does a loss on labels of single responses.
+
+    Args:
+      config_loss: config.loss, of known names.
+    """
+    name, terms = config_loss["name"], config_loss["regularizers"]
+    of_one = {"ratings", "steps"} & set(getattr(LOSSES.get(name), "needs", ()))
+    penalties = (
+        dict(terms[n]).get("weight", 1.0) for n in ("center", "score_l2") if n in terms
+    )
+    return bool(of_one) or any(w > 0 for w in penalties) or name == "ce_pointwise"
+
+
 def choose(
     config_loss: Mapping[str, Any],
     losses: Mapping[str, Callable[..., Array]] = LOSSES,

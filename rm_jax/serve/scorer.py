@@ -100,7 +100,8 @@ class Scorer:
         self._of_steps = bool(models.heads.find(self.arch.head).steps)
         make = make_step_scores if self._of_steps else make_score
         self._score = make(apply, self.mesh, one, self.members)
-        if self.members and choice.reducer.needs_centred and not centred(self.config):
+        level = choice.reducer.needs_centred and not losses.centred(self.config.loss)
+        if self.members and level:
             _say(
                 f"WARNING: reducer {self.reducer} compares the levels of the "
                 f"{self.members.count} members, and {run} was trained on pairs, which "
@@ -202,18 +203,6 @@ class Scorer:
 def load(run: str, step: int | str | None = None, reducer: str | None = None) -> Scorer:
     """The model of a run directory: `Scorer`, which says what the others may be."""
     return Scorer(run, step, reducer)
-
-
-def centred(config: Any) -> bool:
-    """Whether the training of a run fixed the level of its scores, not margins only.
-
-    A penalty on scores does, and so does a loss on labels of single responses.
-    """
-    loss = losses.LOSSES.get(config.loss.name)
-    of_one = {"ratings", "steps"} & set(getattr(loss, "needs", ()))
-    terms = losses.choose(config.loss.to_dict()).hparams
-    penalties = [terms[n].weight > 0 for n in ("center", "score_l2") if n in terms]
-    return bool(of_one or any(penalties)) or config.loss.name == "ce_pointwise"
 
 
 def _best_step(checkpoints: Checkpoints, at: together.Place, train: Any) -> int:
