@@ -234,11 +234,20 @@ def _eval_root(words: list[str]) -> None:
     parser = arguments.parser("eval", "Add a benchmark to every unit of a sweep.")
     arguments.add_root(parser)
     arguments.add_suite(parser)
+    _add_reducer(parser)
+    arguments.add_step(parser)
     args = parser.parse_args(words)
     suite, columns = arguments.suite(args), arguments.columns(args)
     from rm_jax.serve.benchmark import evaluate_root
 
-    evaluate_root(args.root, suite, columns, args.limit)
+    evaluate_root(
+        args.root,
+        suite,
+        columns,
+        args.limit,
+        reducer=args.reducer,
+        step=args.step,
+    )
 
 
 def _report(words: list[str]) -> None:

@@ -29,9 +29,8 @@ def made(root, tmp_path):
 def loads(monkeypatch):
     """Paths of the units whose model was loaded."""
     paths, real = [], benchmark.load
-    monkeypatch.setattr(
-        benchmark, "load", lambda path: paths.append(path) or real(path)
-    )
+    load = lambda path, **asked: paths.append(path) or real(path, **asked)
+    monkeypatch.setattr(benchmark, "load", load)
     return paths
 
 
@@ -65,6 +64,24 @@ def test_every_finished_unit_is_evaluated_once(made, loads, rm_jax):
     code, _, err = rm_jax(*words, "--limit", "3")
     assert code == 1 and "2 of 2 units could not be" in err
     assert "bench.json is of other data, jsonl:" in err and "choose another" in err
+
+
+def test_a_step_and_a_reducer_are_those_of_every_unit(made, rm_jax, monkeypatch):
+    asked, real = [], benchmark.load
+    load = lambda path, **more: asked.append(more) or real(path, **more)
+    monkeypatch.setattr(benchmark, "load", load)
+    words = ("eval", "--root", made, "--data", f"jsonl:{made.parent}/bench.jsonl")
+    code, _, err = rm_jax(*words, "--name", "early", "--step", "6", "--reducer", "min")
+    assert code == 0 and asked == [{"reducer": "min", "step": 6}] * 2, err
+    file = made / "units" / "u00" / "evals" / "early.json"
+    assert json.loads(file.read_text())["step"] == 6
+    code, _, err = rm_jax(*words, "--name", "early", "--step", "6")
+    assert code == 1 and "was made with --reducer min --step 6, now there are" in err
+    assert "choose another name" in err
+    code, _, err = rm_jax(*words, "--name", "x", "--step", "4")
+    assert code == 1 and "no step 4; there are [6]" in err
+    code, _, err = rm_jax(*words, "--name", "x", "--reducer", "least")
+    assert code == 1 and "least" in err and "mean_minus_var" in err
 
 
 def test_a_suite_is_several_sets_and_a_damaged_unit_stops_no_other(made, rm_jax):

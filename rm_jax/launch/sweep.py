@@ -18,11 +18,10 @@ from typing import Any, TextIO
 from rm_jax import experiment as experiment_module
 from rm_jax import losses, schemas, store
 from rm_jax.config import ConfigError
-from rm_jax.experiment import Experiment
-from rm_jax.launch import claims, plan, units
+from rm_jax.launch import claims, listing, plan, units
 from rm_jax.launch.backends import BACKENDS, Backend
 from rm_jax.launch.plan import Plan
-from rm_jax.launch.worker import Group, command, log_file, tail
+from rm_jax.launch.worker import Group, log_file, tail
 from rm_jax.report import root as roots
 
 STARTS = 3  # of a group that fails; preemptions do not count
@@ -47,7 +46,8 @@ def sweep(
       backend: where workers run, one of `backends.BACKENDS`.
       workers: at a time; 0 is as many as fit, see `local.Local`.
       separate: every unit is a program of its own.
-      dry_run: only say what would be done; writes nothing.
+      dry_run: only say what would be done, with the command of every unit, which
+        otherwise goes to ROOT/plan.txt; writes nothing.
       stream: where progress goes.
 
     Returns:
@@ -69,10 +69,14 @@ def sweep(
     if not dry_run:
         planned = plan.write(experiment, root, separate)
     pool = BACKENDS[backend](root, workers)
-    for line in _lines(experiment, planned, root, pool.workers):
+    say(f"question: {experiment.question}")
+    for line in (listing.commands if dry_run else listing.programs)(planned, root):
+        say(line)
+    for line in listing.totals(experiment, planned, root, pool.workers):
         say(line)
     if dry_run:
         return 0
+    say(f"the command of each unit: {listing.write(planned, root)}")
     running = _Sweep(root, planned, pool, say)
     with _signals(running):
         running.run()
@@ -94,34 +98,6 @@ def _check_losses(planned: Plan) -> None:
             raise ConfigError(f"unit {unit}: {error}") from error
 
 
-def _lines(
-    experiment: Experiment, planned: Plan, root: str, workers: int
-) -> Iterator[str]:
-    """What the sweep will do."""
-    yield f"question: {experiment.question}"
-    named = {unit.name: unit for unit in planned.units}
-    for group in planned.groups:
-        if len(group) > 1:
-            yield f"{len(group)} units in one program: {command(root, group)}"
-        for name in group:
-            done = "finished: " if units.finished(root, name) else ""
-            yield f"{done}{named[name]}"
-            yield f"  {units.command(root, name, alone=len(group) == 1)}"
-    left = _unfinished(root, planned)
-    null = sum(unit.null for unit in planned.units)
-    yield (
-        f"{len(planned.units)} units, {null} of them of the null world, in "
-        f"{len(planned.groups)} programs; {len(left)} programs to run, {workers} at a "
-        "time"
-    )
-    yield claims.smallest(experiment, root)
-
-
-def _unfinished(root: str, planned: Plan) -> list[Group]:
-    done = lambda group: all(units.finished(root, name) for name in group)
-    return [group for group in planned.groups if not done(group)]
-
-
 class _Sweep:
     """A sweep under way.
 
@@ -137,7 +113,7 @@ class _Sweep:
         self.barred: dict[str, str] = {}
         self._root, self._pool, self._say = root, pool, say
         self._units = {unit.name: unit for unit in planned.units}
-        self._queue = deque(_unfinished(root, planned))
+        self._queue = deque(listing.unfinished(planned, root))
         self._open = {name for group in self._queue for name in group}
         self._failures: Counter[Group] = Counter()
         self._begun: dict[Group, float] = {}

@@ -29,8 +29,10 @@ def evaluate_root(
     columns: Mapping[str, str] | None = None,
     limit: int = 0,
     say: Callable[[str], None] = print,
+    reducer: str | None = None,
+    step: int | str | None = None,
 ) -> None:
-    """Evaluates the last checkpoint of every finished unit on each set that it lacks.
+    """Evaluates a checkpoint of every finished unit on each set that it lacks.
 
     Args:
       path: the root of a sweep.
@@ -38,10 +40,12 @@ def evaluate_root(
       columns: field -> column, for `columns:` and `hf:`.
       limit: first N records; 0 is all.
       say: prints a line.
+      reducer: of members, see `Scorer`.
+      step: of the checkpoints, or "best"; default the last sound ones.
 
     Raises:
       ValueError: no sweep, no finished unit, a name that cannot be one or is a set of
-        the units, or other data under a name that is there already.
+        the units, or other data, another reducer or step under a name that is there.
       RuntimeError: units that could not be evaluated, named; the others were.
     """
     for name, spec in suite.items():
@@ -53,11 +57,13 @@ def evaluate_root(
     finished = [unit for unit in units if store.exists(store.join(unit.path, EVALS))]
     if not finished:
         raise ValueError(f"{path}: none of its {len(units)} units is finished")
+    asked = {"reducer": reducer, "step": step}
+    asked = {key: value for key, value in asked.items() if value is not None}
     failed = []
     for n, unit in enumerate(finished, 1):
         say(f"unit {unit.name}, {n} of {len(finished)}")
         try:
-            _evaluate(unit, suite, columns, limit, say)
+            _evaluate(unit, suite, columns, limit, say, asked)
         except (OSError, ValueError) as error:
             say(f"  FAILED: {error}")
             failed.append(f"{unit.name}: {error}")
@@ -76,8 +82,9 @@ def _evaluate(
     columns: Mapping[str, str] | None,
     limit: int,
     say: Callable[[str], None],
+    asked: Mapping[str, Any],
 ) -> None:
-    """Evaluates one unit; its model is loaded where a set is missing."""
+    """Evaluates one unit; its model is loaded, as asked, where a set is missing."""
     config = config_module.validate(config_module.load(unit.path))
     data = config.data.to_dict()
     own = store.read_json(store.join(unit.path, EVALS))["sets"]
@@ -86,18 +93,24 @@ def _evaluate(
         if name in own:
             raise ValueError(f"{name!r} is a set of the unit: choose another name")
         source = datasets.open_source(spec, data, limit, columns)
-        if _is_there(_file(unit, name), source.fingerprint):
+        if _is_there(_file(unit, name), source.fingerprint, asked):
             say(f"  {name}: there already")
             continue
         if model is None:
             compiles.use_cache(config.train.compile_cache)
-            model = load(unit.path)
-        for line in summary_lines({name: _add(model, unit, name, spec, source)}):
+            model = load(unit.path, **asked)
+        values = _add(model, unit, name, spec, source, asked)
+        for line in summary_lines({name: values}):
             say(f"  {line}")
 
 
 def _add(
-    model: Scorer, unit: Unit, name: str, spec: str, source: Source
+    model: Scorer,
+    unit: Unit,
+    name: str,
+    spec: str,
+    source: Source,
+    asked: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes the predictions and the figures of one set, and gives the figures."""
     data, quiet = model.config.data.to_dict(), lambda line: None
@@ -118,6 +131,7 @@ def _add(
     done = {
         "step": model.step,
         "sets": {name: values},
+        "asked": asked,
         "spec": spec,
         "fingerprint": source.fingerprint,
         "data": provenance.sets_record({name: tokens}),
@@ -127,11 +141,11 @@ def _add(
     return values
 
 
-def _is_there(path: str, fingerprint: str) -> bool:
+def _is_there(path: str, fingerprint: str, asked: Mapping[str, Any]) -> bool:
     """Whether this set was evaluated before.
 
     Raises:
-      ValueError: other data was, under the same name.
+      ValueError: other data was, or by another reducer or step, under the same name.
     """
     if not store.exists(path):
         return False
@@ -140,6 +154,12 @@ def _is_there(path: str, fingerprint: str) -> bool:
         raise ValueError(
             f"{path} is of other data, {found['spec']}: choose another name, or delete "
             "that file"
+        )
+    if (before := found.get("asked", {})) != asked:
+        flags = lambda of: " ".join(f"--{k} {v}" for k, v in of.items()) or "no flags"
+        raise ValueError(
+            f"{path} was made with {flags(before)}, now there are {flags(asked)}: "
+            "choose another name, or delete that file"
         )
     return True
 

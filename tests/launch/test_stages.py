@@ -7,8 +7,7 @@ import signal
 
 import pytest
 import tiny
-import tinysweep
-from pool import Pool
+from pool import Pool, write_figures
 
 from rm_jax import experiment, store
 from rm_jax.launch import claims, plan, units, worker
@@ -98,8 +97,6 @@ def test_a_chain_ends_at_the_unit_that_failed(run, edited):
     address = edited((ONE, chain), (NO_NULL, "return []"))
 
     def half(root, group):  # the unit that nothing needs does well
-        from pool import write_figures
-
         write_figures(root, group[1])
         return 1
 
@@ -175,7 +172,8 @@ class InProcess(Pool):
         return [(group, worker.work(self.root, group, io.StringIO()))]
 
 
-def test_a_run_starts_from_the_one_before_it(edited, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_run_starts_from_the_one_before_it(one_device, edited, tmp_path, monkeypatch):
     # Updates that are too small for float32: the second run ends as the first did.
     two = """from rm_jax.experiment import after
     first = {"init_seed": 0}
@@ -190,4 +188,3 @@ def test_a_run_starts_from_the_one_before_it(edited, tmp_path, monkeypatch):
     a, b = (tiny.arrays(folder, 3) for folder in (first, second))
     params = [name for name in a if name.startswith("params")]
     assert params and [a[name] for name in params] == [b[name] for name in params]
-    assert tinysweep.SEEDS == ("init_seed",)

@@ -26,6 +26,18 @@ def test_a_dry_run_writes_nothing(run, tmp_path):
     assert "smallest difference" in said
 
 
+def test_the_plan_is_a_line_a_program_and_a_file_of_commands(run):
+    full = run(dry_run=True)[1].splitlines()
+    code, said, pool = run()
+    first = pool.started[1][0]
+    assert f"to run: 2 units, {first}: loss.name=hinge init_seed=0,1\n" in said
+    assert "data.world.seed=7 init_seed=0,1 (null world)\n" in said
+    assert "rm-jax" not in said and f"unit: {run.root}/plan.txt" in said
+    with open(f"{run.root}/plan.txt") as file:
+        assert file.read().splitlines() == full[1:-2]
+    assert f"finished: 2 units, {first}: loss.name=hinge" in run()[1]
+
+
 def test_a_whole_sweep_and_its_verdicts(run):
     code, said, pool = run()
     assert code == 0 and [len(group) for group in pool.started] == [2, 2, 2]
