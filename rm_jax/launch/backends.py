@@ -28,8 +28,8 @@ class Backend(Protocol):
     def start(self, group: Group) -> None:
         """Starts a worker."""
 
-    def ended(self) -> list[tuple[Group, int]]:
-        """Groups whose worker ended, and its exit code; waits until there is one."""
+    def ended(self, within: float) -> list[tuple[Group, int]]:
+        """Groups whose worker ended, and its exit code; none within so many seconds."""
 
     def send(self, number: signal.Signals) -> None:
         """A signal for every worker: SIGTERM to save and end, SIGKILL to end."""

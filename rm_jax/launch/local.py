@@ -65,9 +65,10 @@ class Local:
             )
         self._running[slot] = group, process
 
-    def ended(self) -> list[tuple[Group, int]]:
-        """Groups whose worker ended, and its exit code; waits until there is one."""
-        while self._running:
+    def ended(self, within: float) -> list[tuple[Group, int]]:
+        """Groups whose worker ended, and its exit code; none within so many seconds."""
+        until = time.monotonic() + within
+        while self._running and time.monotonic() < until:
             codes = {slot: p.poll() for slot, (_, p) in self._running.items()}
             if done := [slot for slot, code in codes.items() if code is not None]:
                 return [(self._running.pop(slot)[0], codes[slot]) for slot in done]

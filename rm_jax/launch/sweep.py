@@ -18,12 +18,15 @@ from typing import Any, TextIO
 from rm_jax import experiment as experiment_module
 from rm_jax import losses, schemas, store
 from rm_jax.config import ConfigError
+from rm_jax.evals import reducers
 from rm_jax.launch import claims, listing, plan, units
 from rm_jax.launch.backends import BACKENDS, Backend
 from rm_jax.launch.plan import Plan
 from rm_jax.launch.worker import Group, log_file, tail
+from rm_jax.models import heads
 from rm_jax.report import root as roots
 
+PROGRESS = 60  # seconds without an end, then a line on what runs
 STARTS = 3  # of a group that fails; preemptions do not count
 PREEMPTED = (75, -signal.SIGTERM)  # exit codes; the second is of one still starting
 
@@ -65,7 +68,7 @@ def sweep(
     say = lambda line: print(line, file=stream, flush=True)
     experiment = experiment_module.load(address)
     planned = plan.make(experiment, root, separate)
-    _check_losses(planned)
+    _check_names(planned)
     if not dry_run:
         planned = plan.write(experiment, root, separate)
     pool = BACKENDS[backend](root, workers)
@@ -89,11 +92,13 @@ def sweep(
     return 0 if sound and not running.failed else 1
 
 
-def _check_losses(planned: Plan) -> None:
-    """Refuses an unknown loss or knob before anything runs."""
+def _check_names(planned: Plan) -> None:
+    """Refuses an unknown loss, knob, head or reducer before anything runs."""
     for unit in planned.units:
         try:
             losses.choose(unit.config.loss.to_dict())
+            heads.find(unit.config.model.head.name)
+            reducers.parse(unit.config.members.reducer)
         except ValueError as error:
             raise ConfigError(f"unit {unit}: {error}") from error
 
@@ -117,6 +122,7 @@ class _Sweep:
         self._open = {name for group in self._queue for name in group}
         self._failures: Counter[Group] = Counter()
         self._begun: dict[Group, float] = {}
+        self._running: list[Group] = []
         self._start, self._here = time.monotonic(), 0  # units finished since then
         self._left = sum(map(len, self._queue))
         self._before = len(self._units) - self._left  # whole groups
@@ -127,8 +133,13 @@ class _Sweep:
             while self._pool.busy or (self._queue and not self.stopped):
                 while self._pool.free and not self.stopped and (g := self._ready()):
                     self._begin(g)
-                for group, code in self._pool.ended() if self._pool.busy else ():
+                if not self._pool.busy:
+                    continue
+                ended = self._pool.ended(PROGRESS)
+                for group, code in ended:
                     self._end(group, code)
+                if not ended:
+                    self._progress()
         finally:  # only after an error is there one left
             self._pool.send(signal.SIGTERM)
 
@@ -180,12 +191,20 @@ class _Sweep:
         self._begun[group] = time.monotonic()
         which = group[0] if len(group) == 1 else f"{len(group)} units, {group[0]} ..."
         self._say(f"started {which}: log in {log_file(self._root, group)}")
+        self._running.append(group)
         self._pool.start(group)
         if self.stopped:  # while it started
             self._pool.send(signal.SIGTERM)
 
+    def _progress(self) -> None:
+        """The last line of each worker that runs."""
+        for group in self._running:
+            if lines := tail(self._root, group, 1):
+                self._say(f"{group[0]}: {lines[0]}")
+
     def _end(self, group: Group, code: int) -> None:
         """Of a worker: says what it finished, and what becomes of the rest."""
+        self._running.remove(group)
         lacking = [n for n in group if not units.finished(self._root, n)]
         if not lacking:
             self._open -= {*group}

@@ -16,8 +16,8 @@ def run(tmp_path, monkeypatch):
     """Runs the tiny experiment; gives the exit code, what was said, the pool."""
     root = str(tmp_path / "root")
 
-    def run(*codes, root=root, address="", **more):
-        pool, stream = Pool(codes), io.StringIO()
+    def run(*codes, root=root, address="", silent=0, **more):
+        pool, stream = Pool(codes, silent), io.StringIO()
         monkeypatch.setitem(BACKENDS, "local", pool)
         address = address or f"{tinysweep.__file__}:{tmp_path}"
         code = sweep(address, root, stream=stream, **more)

@@ -170,6 +170,26 @@ def test_an_unknown_knob_of_a_loss_fails_before_anything_runs(run, edited):
     assert not os.path.exists(run.root)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.head.name", "linaer", "head.name = 'linaer'; known: "),
+        ("members.reducer", "wco", "reducer 'wco': known: "),
+    ],
+)
+def test_an_unknown_name_fails_before_anything_runs(run, edited, key, value, message):
+    losses = 'hyper.sweep("loss.name", LOSSES)'
+    address = edited((losses, f'hyper.fixed("{key}", "{value}")'))
+    with pytest.raises(ConfigError, match=message):
+        run(address=address)
+    assert not os.path.exists(run.root)
+
+
+def test_while_nothing_ends_the_last_line_of_each_worker_is_shown(run):
+    code, said, pool = run(silent=2)
+    assert code == 0 and said.count(f"{pool.started[0][0]}: start 1\n") == 2
+
+
 def test_a_rule_that_raises_is_undecided_and_an_error(run, edited):
     code, said, _ = run(address=edited(("SEEDS)\n", "('no such seed',))\n")))
     assert code == 1 and "rule gain: undecided: no estimate" in said
