@@ -10,6 +10,7 @@ from rm_jax.build import Built, score_fn
 from rm_jax.checkpoint import CheckpointWriter
 from rm_jax.data.contract import Encoder
 from rm_jax.data.mixture import world_of
+from rm_jax.data.world import probe_knobs
 from rm_jax.evals import alarms, by_source, evaluate, pairs
 from rm_jax.evals.run import evaluate_set, summary_lines
 from rm_jax.evals.score import score_table
@@ -145,20 +146,24 @@ def finish(
         score = score_fn(built, state, run)
         encoder = Encoder(built.data.contract, built.data.tokenizer)
         done = schemas.stamped("evals.json", {"step": built.total, "sets": {}})
+        probed = []  # probes are of a world, not of a split
         for name, loader in built.loaders.items():
+            world = world_of(built.data.specs[name], config.data.world)
+            own = probe_knobs(world.knobs) if world else {}
             done["sets"][name] = evaluate_set(
                 name,
-                world_of(built.data.specs[name], config.data.world),
+                world,
                 score,
                 loader,
                 encoder,
                 workdir if cluster.first() else None,
                 config.eval_seed,
                 too_good=config.train.too_good,
-                probes=not done["sets"],  # they are of the model, not of the set
+                probes=own not in probed,
                 poll=out.poll,
                 reducer=config.members.reducer,
             )
+            probed.append(own)
         if cluster.first():
             store.write_sealed(path, to_json(done))
         if run == len(out.outlets) - 1:

@@ -236,6 +236,11 @@ def _check_together(v: Mapping[str, Any]) -> None:
     _check_lengths(v)
     _check_evals(v)
     _check_members(v)
+    if v["data.denoise.scores"] and v["data.rankings"] == "pairs":
+        raise ConfigError(
+            "config.data.denoise.scores are of whole examples, and config.data.rankings "
+            "= 'pairs' makes others of them: set one of the two back"
+        )
     if v["data.denoise.scores"] and v["data.label_noise"]:
         raise ConfigError(
             f"config.data.label_noise = {v['data.label_noise']} would turn labels "

@@ -12,6 +12,7 @@ import io
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 from scipy.special import expit
@@ -36,7 +37,7 @@ def denoise(data: TokenSet, scores: str, rule: str, share: float) -> TokenSet:
 
     Raises:
       ValueError: an example of other than two ranked responses, or one that the file
-        has no scores of; names it.
+        has no two finite scores of under its id, source and prompt; names it.
       FileNotFoundError: no such file.
     """
     if not scores:
@@ -79,28 +80,48 @@ def _ranks(data: TokenSet) -> Int[np.ndarray, "e 2"]:
 
 def _scores(data: TokenSet, content: bytes, path: str) -> Float[np.ndarray, "e 2"]:
     """Of every example, in its own order of the responses."""
-    columns = ["source", "id", "response", "score"]
-    table = pq.read_table(io.BytesIO(content), columns=columns)
-    found: dict[tuple, dict[int, float]] = {}
-    for source, id, response, score in zip(
-        *(table[name].to_pylist() for name in columns), strict=True
-    ):
-        found.setdefault((source or "", id), {})[response] = score
-    names = data.sources or ("",)
-    keys = [
-        (names[source], id)
-        for source, id in zip(
-            np.asarray(data.arrays["source"]), data.ids(len(data)), strict=True
-        )
-    ]
-    lost = [key for key in keys if found.get(key, {}).keys() != {0, 1}]
-    if lost:
+    found = _read(content, path)
+    names, n = data.sources or ("",), len(data)
+    of = np.asarray(data.arrays["source"])
+    hashes = np.asarray(data.arrays["prompt_hash"]).tolist()
+    keys = list(zip((names[i] for i in of), data.ids(n), hashes, strict=True))
+    where = f"config.data.denoise.scores = {path!r}"
+    if lost := [key for key in keys if found.get(key, {}).keys() != {0, 1}]:
         raise ValueError(
-            f"config.data.denoise.scores: {path} has no two scores of {len(lost)} of "
-            f"the {len(keys)} training examples, such as {lost[0][1]!r}: want the "
-            "predictions of an evaluation of the training set"
+            f"{where} has no two scores of {len(lost)} of the {n} training examples, "
+            f"such as {lost[0][1]!r}: want the predictions of an evaluation of the "
+            "training set (of a mixture: of the set '#train'), prompts and sources the "
+            "same"
         )
-    return np.array([[found[key][0], found[key][1]] for key in keys], np.float64)
+    scores = np.array([[found[key][0], found[key][1]] for key in keys], np.float64)
+    if not np.isfinite(scores).all():
+        i = int(np.flatnonzero(~np.isfinite(scores).all(1))[0])
+        raise ValueError(f"{where}: a score of {keys[i][1]!r} is not finite")
+    return scores
+
+
+def _read(content: bytes, path: str) -> dict[tuple, dict[int, float]]:
+    """(source, id, prompt hash) -> response -> score.
+
+    Raises:
+      ValueError: no predictions, or a response twice in them.
+    """
+    columns = ["source", "id", "prompt", "response", "score"]
+    where = f"config.data.denoise.scores = {path!r}"
+    try:
+        table = pq.read_table(io.BytesIO(content), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{where}: want predictions/NAME.parquet of a run: {error}"
+        ) from None
+    found: dict[tuple, dict[int, float]] = {}
+    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    for source, id, prompt, response, score in rows:
+        own = found.setdefault((source or "", id, prompt), {})
+        if response in own:
+            raise ValueError(f"{where} has response {response} of {id!r} twice")
+        own[response] = np.nan if score is None else score
+    return found
 
 
 def _margins(

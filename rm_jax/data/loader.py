@@ -74,6 +74,13 @@ class Loader:
         self.shared, self.rows, self.steps = layout == "packed", rows, steps
         pack.check_fits(data, self.shapes, self.shared, steps)
 
+    def of(self, data: TokenSet) -> "Loader":
+        """Lays out another set as this one."""
+        layout = "packed" if self.shared else "padded"
+        return Loader(
+            data, self.shapes, self.examples, None, layout, self.rows, self.steps
+        )
+
     def items_at(self, step: int) -> list[pack.Item]:
         """The examples of a step, each with its responses in random order."""
         rng = np.random.default_rng([self.order.seed, step, 1])

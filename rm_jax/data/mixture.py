@@ -176,7 +176,7 @@ def world_of(specs: Mapping[str, str], knobs: Mapping[str, Any]) -> WorldSet | N
 def _place(spec: sources.Spec) -> str:
     """Where the rows of a SPEC lie, whatever format, revision or preset reads them."""
     if spec.format == "world":
-        return spec.format  # of whatever knobs: they leave the prompts as they are
+        return spec.format  # whatever its knobs: no two splits share a prompt
     path = sources.resolve(spec).path
     there = not store.is_url(path) and os.path.exists(path)
     hub = HUB_PATH.fullmatch(path)

@@ -32,7 +32,8 @@ def apart(source: Source) -> Source:
 def pairs_of(record: Record) -> Iterator[Record]:
     """A record for each two ranked responses, the ids ID/0-1, ID/0-2 and so on.
 
-    Each has the weight, the strength and the meta of the record; a list in meta that
+    An unranked response is in none. Each has the weight, the strength and the meta of
+    the record; a list in meta that
     has one value a response, as the world's, follows the responses. A record of two
     responses, or without two ranks, stays as it is.
     """

@@ -255,8 +255,12 @@ def _world_source(spec: Spec, knobs: Mapping[str, Any], options: _Options) -> So
 
     if spec.revision:
         raise ValueError(f"SPEC {str(spec)!r}: a world has no revision: world:#test")
-    world = make_world({**knobs, **world_knobs(spec)})
-    world.records(spec.split or None)  # refuses an unknown split
+    knobs = {**knobs, **world_knobs(spec)}
+    try:
+        world = make_world(knobs)
+        world.records(spec.split or None)  # refuses an unknown split
+    except ValueError as error:
+        raise ValueError(f"SPEC {str(spec)!r}: {error}") from None
     info = {"spec": str(spec), "path": "world", "revision": "", "split": spec.split}
 
     def records() -> Iterator[Record]:

@@ -77,7 +77,7 @@ def world_knobs(spec: Spec) -> dict[str, int | float]:
       ValueError: no knob=number, or a knob twice.
     """
     knobs: dict[str, int | float] = {}
-    for part in filter(None, spec.path.split(",")):
+    for part in spec.path.split(",") if spec.path else ():
         name, equals, text = part.partition("=")
         try:
             value = int(text) if re.fullmatch(r"-?\d+", text) else float(text)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from rm_jax.data import world_text
 from rm_jax.data.schema import Message, Record, record_to_dict
@@ -61,6 +61,10 @@ _LIMITS = {
     "strength_levels": (0, 100),
 }
 _BLOCK = {64: 2048, 1024: 64}  # up to so many responses: prompts drawn together
+_PAIRS = 2**22  # compared together; as many as 2048 prompts with 64 responses have
+_OF_PROBES = (
+    "seed", "temperature", "noise", "length_bias", "sycophancy_bias", "tie_threshold"
+)  # fmt: skip
 
 
 class Ceiling(NamedTuple):
@@ -143,12 +147,8 @@ class World:
         Raises:
           ValueError: unknown split, or one without an untied pair.
         """
-        a, b = np.triu_indices(self.knobs["responses"], k=1)
         right = untied = best = either = 0.0
-        for _, block, votes in self._blocks(_known(split, SPLITS, "split")):
-            u = utility(features(block), self.knobs)
-            du = u[:, a] - u[:, b]
-            label = np.sign(votes.ranks[:, b] - votes.ranks[:, a])
+        for du, label in self._pairs(_known(split, SPLITS, "split")):
             right += np.sum((1 + label * np.sign(du))[label != 0]) / 2
             untied += np.sum(label != 0)
             p, q = (np.exp(log_wins(d, self.knobs)) for d in (du, -du))
@@ -208,6 +208,19 @@ class World:
             votes = Votes(*(x[cut] for x in votes))
             yield start, block, votes
 
+    def _pairs(
+        self, split: str
+    ) -> Iterator[tuple[Float[np.ndarray, "n p"], Int[np.ndarray, "n p"]]]:
+        """(u_A - u_B, 1 where A is preferred, -1 B, 0 neither) of all pairs A, B."""
+        a, b = np.triu_indices(self.knobs["responses"], k=1)
+        together = max(1, _PAIRS // len(a))
+        for _, block, votes in self._blocks(split):
+            u = utility(features(block), self.knobs)
+            for i in range(0, len(u), together):
+                rows, ranks = u[i : i + together], votes.ranks[i : i + together]
+                label = np.sign(ranks[:, b] - ranks[:, a])
+                yield rows[:, a] - rows[:, b], label
+
     def _labelled(self, split: str) -> Iterator[Record]:
         for start, block, votes in self._blocks(split):
             u = utility(features(block), self.knobs)
@@ -250,6 +263,16 @@ def make_world(knobs: Mapping[str, Any]) -> World:
     for name in knobs:
         _known(name, list(WORLD_DEFAULTS), "knob")
     return World({**WORLD_DEFAULTS, **{k: _checked(k, v) for k, v in knobs.items()}})
+
+
+def probe_knobs(knobs: Mapping[str, Any]) -> dict[str, int | float]:
+    """The knobs that the probes of a world depend on, all others left out.
+
+    Raises:
+      ValueError: as `make_world`.
+    """
+    made = make_world(knobs).knobs
+    return {name: made[name] for name in _OF_PROBES}
 
 
 def injected(probes: Sequence[Probe]) -> Injected:

@@ -102,13 +102,7 @@ def evaluate_set(
     if of_world and probes:
 
         def score(data: TokenSet):
-            own = Loader(
-                data,
-                loader.shapes,
-                loader.examples,
-                rows=loader.rows,
-                steps=loader.steps,
-            )
+            own = loader.of(data)
             return score_table(own_fn, own, poll=poll, reducer=reducer).scores
 
         values["probes"] = world_probes(world.knobs, encoder, score, PROBES, seed)

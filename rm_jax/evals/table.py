@@ -202,6 +202,8 @@ def rescored(found: Pairs, scores: Float[np.ndarray, "e k"]) -> Pairs:
 
 def select(found: Pairs, keep: Bool[np.ndarray, "n"]) -> Pairs:
     """Some of the pairs, reweighted so that each example left counts once again."""
+    if keep.all():
+        return found
     before = np.bincount(found.example)
     after = np.bincount(found.example[keep], minlength=len(before))
     kept = Pairs(*(column[keep] for column in found))

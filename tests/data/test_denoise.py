@@ -31,24 +31,33 @@ def opened(tmp_path):
     ]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
-    def open_it(changes=(), keep=6, ids="r{}", **denoise):
-        order = np.random.default_rng(0).permutation(keep * 2)
-        example, response = order // 2, order % 2
-        table = pa.table(
-            {
-                "id": [ids.format(i) for i in example],
-                "response": response,
-                "score": [SCORES[i][j] for i, j in zip(example, response, strict=True)],
-                "source": [""] * len(order),
-            }
-        )
-        pq.write_table(table, tmp_path / "scores.parquet")
+    def plain():
         c = configs.load("rm_jax:small")
         c.data.train = f"jsonl:{tmp_path}/x.jsonl"
         c.data.eval = {}
         c.train.keep_best = 0
         c.data.cache_dir = str(tmp_path / "cache")
         c.contract.tokenizer = "byte"
+        return c
+
+    found = datasets.open_data(plain().to_dict(), None, lambda s: None)
+    prompts = found.train.arrays["prompt_hash"].tolist()
+
+    def open_it(changes=(), keep=6, ids="r{}", moved=0, own=SCORES, more=0, **denoise):
+        order = np.random.default_rng(0).permutation(keep * 2)
+        order = np.concatenate([order, order[:more]])
+        example, response = order // 2, order % 2
+        table = pa.table(
+            {
+                "id": [ids.format(i) for i in example],
+                "prompt": [prompts[i] + moved for i in example],
+                "response": response,
+                "score": [own[i][j] for i, j in zip(example, response, strict=True)],
+                "source": [""] * len(order),
+            }
+        )
+        pq.write_table(table, tmp_path / "scores.parquet")
+        c = plain()
         for key, value in {**denoise, **dict(changes)}.items():
             where = key if "." in key else f"data.denoise.{key}"
             configs.override(c, where, value)
@@ -112,6 +121,25 @@ def test_scores_of_other_examples_are_refused(opened):
         opened(scores="nowhere.parquet")
 
 
+def test_scores_of_other_prompts_of_the_same_names_are_refused(opened):
+    with pytest.raises(ValueError, match="no two scores of 6 of the 6"):
+        opened(scores=opened.scores, moved=1)
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])
+def test_a_score_that_is_none_is_refused(opened, bad):
+    own = [*SCORES[:3], [5.0, bad], *SCORES[4:]]
+    with pytest.raises(ValueError, match="a score of 'r3' is not finite"):
+        opened(scores=opened.scores, own=own)
+
+
+def test_a_file_that_is_none_is_refused(opened):
+    with pytest.raises(ValueError, match="has response [01] of 'r.' twice"):
+        opened(scores=opened.scores, more=1)
+    with pytest.raises(ValueError, match="want predictions/NAME.parquet of a run"):
+        opened(scores=str(opened.rows))
+
+
 def test_only_pairs_with_ranks(opened):
     row = json.loads(opened.rows.read_text().splitlines()[0])
     three = {**row, "responses": ["a", "b", "c"], "ranks": [0, 1, 2], "id": "three"}
@@ -127,5 +155,7 @@ def test_only_pairs_with_ranks(opened):
 def test_noise_on_top_is_refused(opened):
     with pytest.raises(ValueError, match="label_noise = 0.1 would turn"):
         opened({"data.label_noise": 0.1}, scores=opened.scores)
+    with pytest.raises(ValueError, match="rankings = 'pairs' makes others of them"):
+        opened({"data.rankings": "pairs"}, scores=opened.scores)
     with pytest.raises(ValueError, match="denoise.rule = 'hard': known are"):
         opened(scores=opened.scores, rule="hard")
