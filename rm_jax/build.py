@@ -129,15 +129,11 @@ def build(
         data = datasets.open_data(config, kept, say)
     for line in losses_module.check_labels(objective, datasets.label_counts(data)):
         say(f"WARNING {line}")
-    denoise = config.data.denoise
-    if (
-        denoise.scores
-        and denoise.rule == "strength"
-        and "strength" not in objective.needs
-    ):
+    strengths = config.data.denoise.scores and config.data.denoise.rule == "strength"
+    if strengths and "strength" not in objective.needs:
         say(
-            f"WARNING config.loss.name = {config.loss.name!r} does not read the strength "
-            "that config.data.denoise.rule = 'strength' gives: adaptive_margin does"
+            f"WARNING config.loss.name = {config.loss.name!r} does not read what "
+            "config.data.denoise.rule = 'strength' gives: adaptive_margin does"
         )
     encoder = Encoder(data.contract, data.tokenizer)
     arch = models.make_arch(

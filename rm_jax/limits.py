@@ -238,8 +238,9 @@ def _check_together(v: Mapping[str, Any]) -> None:
     _check_members(v)
     if v["data.denoise.scores"] and v["data.rankings"] == "pairs":
         raise ConfigError(
-            "config.data.denoise.scores are of whole examples, and config.data.rankings "
-            "= 'pairs' makes others of them: set one of the two back"
+            "config.data.denoise.scores are of whole examples, and "
+            "config.data.rankings = 'pairs' makes others of them: set one of the two "
+            "back"
         )
     if v["data.denoise.scores"] and v["data.label_noise"]:
         raise ConfigError(
