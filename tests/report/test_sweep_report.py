@@ -149,10 +149,10 @@ def test_what_is_missing_is_named(made):
     (units[4] / "evals.json").unlink()  # hinge, seed 1
     shutil.rmtree(units[5])
     (units[9] / "evals.json").unlink()
-    roots.write_failed(units[9], "rm-jax: no more memory")
+    roots.write_failed(units[9], "exit code 1, rm-jax: no more memory")
     said = text(made)
     assert "9 of 12 units finished, 1 running, 1 failed, 1 not started" in said
-    assert "u09 failed: exit code 1: rm-jax: no more memory" in said
+    assert "u09 failed: exit code 1, rm-jax: no more memory; log: " in said
     left = "(a is the baseline): hinge: init_seed=1 (not in b), init_seed=2 (not in b)"
     assert left in said
     assert (
