@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 
 from rm_jax import store
-from rm_jax.report import plots, runs, tables
+from rm_jax.report import names, plots, runs, tables
 
 # Title, unit, metric, level to compare with. The sets of a metric are drawn together,
 # the sources of a set in a figure of their own.
@@ -165,13 +165,13 @@ def _eval_set(run: runs.Run, name: str, values: Mapping[str, Any]) -> dict[str, 
 
 
 def _curves(run: runs.Run) -> Iterator[Picture]:
+    sources = run.sources()
     for title, unit, metric, level in CURVES:
         together: dict[str, dict[str, str]] = {}  # title -> legend -> name of a metric
         for name in run.names():
-            of = re.fullmatch(rf"(train|eval/[^/]+)(?:/([^/]+))?/{metric}", name)
-            if not of:
+            whole, source, figure = names.parts(name, sources)
+            if figure != metric:
                 continue
-            whole, source = of.groups()
             key = f"{title}, sources of {whole}" if source else title
             together.setdefault(key, {})[source or whole] = name
         for key in sorted(together):

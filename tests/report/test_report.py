@@ -169,6 +169,12 @@ def text_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", page).split())
 
 
+def of_sources(name="valid", *sources) -> dict:
+    """run.json of a set that is a mixture."""
+    prints = dict.fromkeys(sources or ("help", "harm"), "x")
+    return {"data": {name: {"fingerprints": prints}}}
+
+
 def points(line) -> np.ndarray:
     return np.stack([line.get_xdata(), line.get_ydata()], 1)
 
@@ -551,6 +557,7 @@ def test_the_sources_of_a_mixture_have_rows_of_their_own(tmp_path):
     line = {"step": 5, "eval/valid/nll": 0.6, "eval/valid/harm/nll": 0.7}
     store.write_text(str(tmp_path / "metrics.jsonl"), json.dumps(line) + "\n")
     store.write_text(str(tmp_path / "config.json"), '{"schema_version": 1}')
+    store.write_json(tmp_path / "run.json", schemas.stamped("run.json", of_sources()))
     found, _ = tables.final_evals(runs.load_run(str(tmp_path)))
     assert found == {"valid": {"nll": 0.6, "sources": {"harm": {"nll": 0.7}}}}
 
@@ -572,8 +579,11 @@ def test_the_audit_of_each_source_of_a_mixture_is_shown():
 def test_each_set_of_a_mixture_has_curves_of_its_sources(tmp_path):
     names = ("train/nll", "train/a/nll", "train/b/nll", "eval/valid/nll")
     names += ("eval/valid/a/nll", "train/grad_norm", "train/seconds")
+    names += ("eval/valid/members/nll", "eval/valid/uncertainty/nll")  # no sources
+    names += ("eval/valid/reducer/min/nll", "eval/valid/strength/1/accuracy")
     lines = [{"step": n, **dict.fromkeys(names, 0.5)} for n in (1, 2)]
-    run = runs.Run(str(tmp_path), {}, {}, {}, {}, lines, (), (), {}, None, ())
+    info = {"data": {k: of_sources(k, "a", "b")["data"][k] for k in ("train", "valid")}}
+    run = runs.Run(str(tmp_path), {}, {}, {}, info, lines, (), (), {}, None, ())
     captions = [picture.caption for picture in html._curves(run)]
     ends = "first to last value: "
     assert captions == [
