@@ -9,13 +9,14 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
 
 from rm_jax import store
-from rm_jax.report import names, plots, runs, tables
+from rm_jax.report import doubts, names, plots, runs, tables
+from rm_jax.report.plots import Picture
 
 # Title, unit, metric, level to compare with. The sets of a metric are drawn together,
 # the sources of a set in a figure of their own.
@@ -27,13 +28,6 @@ CURVES = (
     ("Learning rate", "rate", "learning_rate", None),
     ("Gradient norm", "global norm", "grad_norm", None),
 )
-
-
-class Picture(NamedTuple):
-    """A figure as SVG and the sentence below it."""
-
-    svg: str
-    caption: str
 
 
 def write_report(
@@ -100,6 +94,7 @@ def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
         "eval_table": tables.eval_table(evals),
         "reducers": tables.reducer_table(evals),
         "doubts": tables.doubt_table(evals),
+        "doubt_pictures": list(doubts.pictures(run, evals)),
         "curves": list(_curves(run)),
         "sets": [
             _eval_set(run, name, evals.get(name, {}))
@@ -152,6 +147,8 @@ def _details(event: Mapping[str, Any]) -> dict[str, str]:
 def _eval_set(run: runs.Run, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of one eval set; mistakes are None without predictions."""
     pictures, mistakes = list(_summaries(values)), None
+    if "uncertainty/score_std" not in values:  # else it stands by the uncertainty
+        pictures += doubts.of_choice(name, values)
     if name in run.prediction_names:
         predictions = run.predictions(name)
         pictures += _score_pictures(predictions)

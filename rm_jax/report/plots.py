@@ -11,7 +11,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -69,6 +69,13 @@ STYLE = {
     "ytick.labelsize": 8.5,
     "ytick.major.size": 0,
 }
+
+
+class Picture(NamedTuple):
+    """A figure as SVG and the sentence below it."""
+
+    svg: str
+    caption: str
 
 
 def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
@@ -197,6 +204,52 @@ def score_against_length(
         mean[:, 0], mean[:, 1], color=_ORANGE, marker="o", ms=3.5, label="mean score"
     )
     axes.legend()
+    return figure
+
+
+@styled
+def risk_coverage(
+    title: str,
+    lines: Mapping[str, tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]],
+    flat: float,
+) -> "Figure":
+    """Error of the pairs that are kept, against their share; the last line is dotted.
+
+    Args:
+      title: what it is.
+      lines: legend -> (coverage in (0, 1], error).
+      flat: the error of all pairs, a dashed line.
+    """
+    figure, axes = _axes(title, "share of pairs kept, surest first", "error")
+    for n, (label, (coverage, error)) in enumerate(lines.items()):
+        last = n == len(lines) - 1
+        look = {"color": _MUTED, "ls": ":"} if last else {"color": CYCLE[n], "ls": "-"}
+        axes.plot(coverage, error, label=label, **look)
+    axes.axhline(flat, color=_MUTED, lw=1, ls=(0, (3, 3)), label="any order")
+    axes.set(xlim=(0, 1))
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled
+def best_of_n(title: str, lines: Mapping[str, Mapping[int, float]]) -> "Figure":
+    """Gold of the best of n against n, which doubles from tick to tick.
+
+    Args:
+      title: what it is.
+      lines: legend -> n -> gold; the first is drawn broad, for another may equal it.
+    """
+    figure, axes = _axes(title, "n, responses to choose from", "gold of the chosen one")
+    for i, (label, gold) in enumerate(lines.items()):
+        look = {"lw": 5, "alpha": 0.35} if i == 0 else {"marker": "o", "ms": 3.5}
+        axes.plot(*zip(*sorted(gold.items()), strict=True), label=label, **look)
+        axes.lines[-1].set_color(CYCLE[i % len(CYCLE)])
+    axes.set_xscale("log", base=2)
+    ticks = sorted({n for gold in lines.values() for n in gold})
+    axes.set_xticks(ticks, map(str, ticks))
+    if len(lines) > 1:
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

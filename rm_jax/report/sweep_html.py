@@ -20,7 +20,8 @@ from rm_jax.report import (
     sweep_tables,
     verdicts,
 )
-from rm_jax.report.html import Picture, render
+from rm_jax.report.html import render
+from rm_jax.report.plots import Picture
 from rm_jax.report.sweep import Sweep, World
 from rm_jax.report.tables import Cell, Table, Tile
 
