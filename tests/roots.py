@@ -127,8 +127,10 @@ def write_failed(path, error):
 
 
 def write_verdicts(root, *rules):
-    """verdicts.json."""
-    value = schemas.stamped("verdicts.json", {"rules": list(rules)})
+    """verdicts.json, of the units that have finished."""
+    units = sorted(path.parent.name for path in root.glob("units/*/evals.json"))
+    value = {"units": units, "rules": list(rules)}
+    value = schemas.stamped("verdicts.json", value)
     store.write_sealed(str(root / "verdicts.json"), to_json(value))
 
 

@@ -186,7 +186,7 @@ def _pairs(
     left = []
     for key in keys:
         if key not in first or key not in second:
-            name = ", ".join(f"{s}={v!r}" for s, v in zip(seeds, key, strict=True))
+            name = ", ".join(f"{s}={shown(v)}" for s, v in zip(seeds, key, strict=True))
             left.append(f"{name} (not in {'b' if key in first else 'a'})")
     both = [key for key in keys if key in first and key in second]
     return {key: second[key] - first[key] for key in both}, left
@@ -203,7 +203,7 @@ def _over_grid(
         share = lambda c: sum(h[c[0]] == c[1] for h in holes) / len(lines[1 - c[0]])
         i, worst = max(((i, v) for i in (0, 1) for v in lines[i]), key=share)
         lines[i].remove(worst)
-        left.append(f"{seeds[i]}={worst!r} (its grid has holes)")
+        left.append(f"{seeds[i]}={shown(worst)} (its grid has holes)")
     grid = np.array([cells[key] for key in itertools.product(*lines)])
     grid = grid.reshape(*map(len, lines))
     return _difference(_crossed(grid), grid.size, left)
@@ -250,6 +250,14 @@ def plain(value: Any) -> Any:
     """A cell of a table as a Python value: NaN, which pandas puts, is None."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if value is None or value != value else value
+
+
+def shown(value: Any) -> str:
+    """A value of a key as text, short: 0.3333 ... is 0.333333, a 7.0 of pandas 7."""
+    value = plain(value)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:g}"
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -103,7 +103,8 @@ def risk(predictions: Any) -> Risk | None:
 
 def _risk(name: str, found: Risk) -> Picture:
     caption = (
-        f"{name}: error of the surest pairs, by how many of them are kept. Mean over "
+        f"{name}: error of the surest pairs, by how many of them are kept, from "
+        f"{plots.KEPT:.0%} on. Mean over "
         f"all shares (AURC): pairs of small std first {found.area(STD):.3f}, pairs of "
         f"large |margin| first, which needs no uncertainty, {found.area(MARGIN):.3f}, "
         f"in any order {found.flat:.3f}, wrong pairs last {found.area(ORACLE):.3f}."

@@ -84,6 +84,8 @@ def test_lines_of_the_best_of_n():
     figure = plots.best_of_n("x", lines)
     assert figure.axes[0].get_xscale() == "log"
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1", "4"]
+    figure = plots.risk_coverage("x", doubts.risk(arrow(by_margins((1, 3)))).lines, 0.5)
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[plots.KEPT, 0], [1, 0]]
     assert doubts.best_of_n({"accuracy": 0.5, "members/best_of_4/gold": 1}) == {}
 
 

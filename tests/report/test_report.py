@@ -597,6 +597,18 @@ def test_each_set_of_a_mixture_has_curves_of_its_sources(tmp_path):
     ]
 
 
+def test_a_metric_of_a_single_step_has_no_curve_but_a_word(tmp_path):
+    lines = [{"step": 1, "train/nll": 0.5, "eval/valid/nll": 0.6}]
+    lines.append({"step": 1, "train/loss": 0.5})
+    lines.append({"step": 2, "train/loss": 0.4})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    page = store.read_text(report.write_report(tmp_path))
+    assert page.count("<svg") == 1
+    word = "No curve yet, a single point: Negative log-likelihood."
+    assert word in text_of(page) and "No training metrics" not in page
+
+
 def test_many_curves_look_different_and_the_legend_is_below_them():
     lines = {f"s{n}": (np.arange(3), np.arange(3.0) + n) for n in range(15)}
     figure = plots.curve("A", "share", lines)
