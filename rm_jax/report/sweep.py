@@ -179,10 +179,11 @@ def notes(known: Sweep) -> Iterator[str]:
 
 def earlier(known: Sweep) -> str:
     """That the verdicts do not know all units as they are now."""
-    names = ", ".join(known.missed[:4]) + ", ..." * (len(known.missed) > 4)
+    n = len(known.missed)
+    names = ", ".join(known.missed[:4]) + ", ..." * (n > 4)
     return (
-        f"the verdicts are of an earlier state: {len(known.missed)} units have changed "
-        f"since ({names}); rm-jax sweep judges again"
+        f"the verdicts are of an earlier state: {n} unit{'s' * (n != 1)} changed since "
+        f"({names}); rm-jax sweep judges again"
     )
 
 

@@ -212,7 +212,7 @@ def test_verdicts_older_than_units_are_of_an_earlier_state(made):
     (units[1] / "evals.json").unlink()
     roots.write_verdicts(made, roots.rule("hinge", True))
     (units[1] / "evals.json").write_text(kept)
-    why = "the verdicts are of an earlier state: 1 units have changed since (u01)"
+    why = "the verdicts are of an earlier state: 1 unit changed since (u01)"
     assert why in text(made) and why in seen(page(made))
 
 
