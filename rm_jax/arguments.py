@@ -109,7 +109,8 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     add("--show", default="", metavar="SET/METRIC", help="default test/accuracy")
     add("--select", default="", metavar="SET/METRIC", help="choose by it: valid/nll")
     add("--over", default="", metavar="KEYS", help="chosen; default all, step for when")
-    add("--baseline", default="", metavar="KEY=VALUE,...", help="default the first")
+    first = "default the first value of the sweep's first key, other keys as in the row"
+    add("--baseline", default="", metavar="KEY=VALUE,...", help=first)
     add("--format", choices=("text", "markdown", "latex"), default="text")
 
 

@@ -262,6 +262,8 @@ def _report(words: list[str]) -> None:
         args.root, show=args.show, select=args.select, over=over, baseline=baseline
     )
     print("\n".join(sweep.text_lines(known, args.format)))
+    if args.format != "text":  # tables alone, for a paper; what to know of them is here
+        print("\n".join(sweep.notes(known)), file=sys.stderr)
     print(f"table: {root.write_parquet(known.root)}", file=sys.stderr)
     print(f"report: {sweep_html.write_page(known)}", file=sys.stderr)
 

@@ -119,15 +119,18 @@ def write_evals(path, sets, step=STEPS[-1], **more):
     store.write_sealed(str(path), to_json(value))
 
 
-def write_failed(path, *log):
-    """failed.json of a unit."""
-    value = schemas.stamped("failed.json", {"code": 1, "log": list(log)})
-    store.write_sealed(str(path / "failed.json"), value)
+def write_failed(path, error):
+    """failed.json of a unit, as `rm_jax.sweep` writes it."""
+    log = str(path.parent.parent / "logs" / f"{path.name}.log")
+    value = schemas.stamped("failed.json", {"error": error, "log": log})
+    store.write_json(str(path / "failed.json"), value)
 
 
 def write_verdicts(root, *rules):
-    """verdicts.json."""
-    value = schemas.stamped("verdicts.json", {"rules": list(rules)})
+    """verdicts.json, of the units that have finished."""
+    units = sorted(path.parent.name for path in root.glob("units/*/evals.json"))
+    value = {"units": units, "rules": list(rules)}
+    value = schemas.stamped("verdicts.json", value)
     store.write_sealed(str(root / "verdicts.json"), to_json(value))
 
 

@@ -1,7 +1,6 @@
 """What the figures of a sweep say of its claims, and what its seeds could ever show."""
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from rm_jax.report import compare, conditions, verdicts
 from rm_jax.report import root as roots
 from rm_jax.writer import to_json
 
-METRIC = "test/accuracy"  # whose smallest difference is shown
+METRIC = "test/accuracy"  # of the guess before anything is trained
 
 
 def judge(root: str, rules: Sequence[Rule]) -> tuple[list[str], bool]:
@@ -35,9 +34,10 @@ def judge(root: str, rules: Sequence[Rule]) -> tuple[list[str], bool]:
             sound &= fine
             head = {"name": rule.name, "claim": rule.claim, "source": rule.source}
             found.append({**head, "null": null, **verdict._asdict()})
-    value = schemas.stamped(verdicts.FILE, {"rules": to_json(found)})
+    units = sorted(table["unit"])
+    value = schemas.stamped(verdicts.FILE, {"units": units, "rules": to_json(found)})
     store.write_sealed(store.join(root, verdicts.FILE), value)
-    return [_line(rule) for rule in verdicts.load(known)], sound
+    return [line for rule in verdicts.load(known) for line in _lines(rule)], sound
 
 
 def _decide(rule: Rule, table: Any) -> tuple[Verdict, bool]:
@@ -53,14 +53,18 @@ def _decide(rule: Rule, table: Any) -> tuple[Verdict, bool]:
         return Verdict(None, math.nan, math.nan, math.nan, why), False
 
 
-def _line(rule: verdicts.Rule) -> str:
+def _lines(rule: verdicts.Rule) -> tuple[str, str]:
+    """The verdict and ours; then the claim, the paper's number and the rule's text."""
     world = ", null world" if rule.null else ""
-    expected = f"; the paper: {rule.expected}" if rule.expected else ""
     level = "no estimate" if math.isnan(rule.estimate) else f"{rule.estimate:+.4f}"
     if not math.isnan(rule.low):
         level += f", 95 %: {rule.low:+.4f} to {rule.high:+.4f}"
-    head = f"rule {rule.name}{world}: {rule.verdict}: {level}"
-    return f"{head} ({rule.claim}; {rule.source}{expected}) {rule.text}".rstrip()
+    expected = f"; the paper: {rule.expected}" if rule.expected else ""
+    text = f"; {rule.text}" if rule.text else ""
+    return (
+        f"rule {rule.name}{world}: {rule.verdict}: {level}",
+        f"  {rule.claim} ({rule.source}){expected}{text}",
+    )
 
 
 def smallest(experiment: Experiment, root: str) -> str:
@@ -70,8 +74,8 @@ def smallest(experiment: Experiment, root: str) -> str:
     guessed: two models of accuracy .5 on a test set of n pairs differ by a standard
     deviation of √(2·.25/n) at most; seeds that share the test set by less.
     """
-    if spread := _seen(root):
-        return f"smallest difference that the seeds detect in {METRIC}: {spread:.4f}"
+    if seen := _seen(root):
+        return seen
     line = f"smallest difference that {_pairs(experiment)} seeds detect in {METRIC}: "
     n = _test_pairs(experiment)
     if not n:
@@ -83,19 +87,23 @@ def smallest(experiment: Experiment, root: str) -> str:
     return line + f"about {found:.4f} (if only the {n} pairs of the test set matter)"
 
 
-def _seen(root: str) -> float:
-    """The median over the conditions, each against the first; 0 of none."""
+def _seen(root: str) -> str:
+    """The line by finished units, as a report has it; "" without a comparison."""
     if not store.exists(store.join(root, roots.SWEEP)):
-        return 0.0
+        return ""
     known = roots.load_root(root)
     table = roots.figures(known)
     table = table[~table["null"].astype(bool)]
-    if METRIC not in table.columns or not len(table):
-        return 0.0
-    rows = conditions.compared(table, METRIC, known)
-    found = [row.difference.detectable for row in rows if row.difference]
-    found = [value for value in found if value > 0]  # not NaN either
-    return statistics.median(found) if found else 0.0
+    show = conditions.first_figure(table)
+    if not show or not len(table):
+        return ""
+    least = conditions.detectable(conditions.compared(table, show, known))
+    if math.isnan(least):
+        return ""
+    return (
+        f"smallest difference that the seeds detect in {show}: {least:.4f}, in the "
+        "comparison that finds least"
+    )
 
 
 def _pairs(experiment: Experiment) -> int:

@@ -227,7 +227,7 @@ class _Sweep:
         self.failed[group] = lacking
         for name in lacking:
             self._say(f"FAILED {self._units[name]}: {why}")
-            value = {"code": code, "log": tail(self._root, group)}
+            value = {"error": why, "log": log_file(self._root, group)}
             value = schemas.stamped("failed.json", value)
             store.write_json(units.failure_file(self._root, name), value)
         return None

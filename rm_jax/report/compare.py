@@ -233,7 +233,7 @@ def _pairs(
     left = []
     for key in keys:
         if key not in first or key not in second:
-            name = ", ".join(f"{s}={v!r}" for s, v in zip(seeds, key, strict=True))
+            name = ", ".join(f"{s}={shown(v)}" for s, v in zip(seeds, key, strict=True))
             left.append(f"{name} (not in {'b' if key in first else 'a'})")
     both = {k: second[k] - first[k] for k in keys if k in first and k in second}
     same = not any(both.values())
@@ -250,7 +250,7 @@ def _over_grid(cells: _Cells) -> Difference:
         share = lambda c: sum(h[c[0]] == c[1] for h in holes) / len(lines[1 - c[0]])
         i, worst = max(((i, v) for i in (0, 1) for v in lines[i]), key=share)
         lines[i].remove(worst)
-        left.append(f"{seeds[i]}={worst!r} (its grid has holes)")
+        left.append(f"{seeds[i]}={shown(worst)} (its grid has holes)")
     grid = np.array([values[key] for key in itertools.product(*lines)])
     grid = grid.reshape(*map(len, lines))
     few = [s for s, own in zip(seeds, lines, strict=True) if len(own) == 2]
@@ -332,6 +332,14 @@ def plain(value: Any) -> Any:
     """A cell of a table as a Python value: NaN, which pandas puts, is None."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if value is None or value != value else value
+
+
+def shown(value: Any) -> str:
+    """A value of a key as text, short: 0.3333 ... is 0.333333, a 7.0 of pandas 7."""
+    value = plain(value)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:g}"
 
 
 def _same(a: Any, b: Any) -> bool:

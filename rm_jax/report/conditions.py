@@ -4,11 +4,12 @@
 (-1, 1)
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from rm_jax.report import compare
+from rm_jax.report import compare, tables
 from rm_jax.report.compare import Difference
 from rm_jax.report.root import Root
 
@@ -17,12 +18,15 @@ Keys = dict[str, Any]
 # Last part of a metric's name -> whether more of it is better.
 BETTER = {
     "accuracy": 1,
+    "accuracy_certain_half": 1,
+    "auroc": 1,
     "best_of_k": 1,
     "gold": 1,
     "gold_accuracy": 1,
     "kendall_tau": 1,
     "length_balanced_accuracy": 1,
     "length_matched_accuracy": 1,
+    "aurc": -1,
     "brier": -1,
     "ece": -1,
     "mce": -1,
@@ -57,7 +61,8 @@ class Choice(NamedTuple):
     Attributes:
       label: of the group.
       chosen: key -> value, of the keys that were selected over.
-      among: conditions that it was chosen from.
+      among: conditions that it was chosen from: those with most finished seeds.
+      fewer: conditions that were left out, having fewer.
       selected: the metric that selected.
       shown: the metric to be shown.
     """
@@ -65,6 +70,7 @@ class Choice(NamedTuple):
     label: str
     chosen: Keys
     among: int
+    fewer: int
     selected: Difference
     shown: Difference
 
@@ -100,20 +106,27 @@ def labels(found: Sequence[Keys]) -> list[str]:
     keys = found[0] if found else ()
     keys = [key for key in keys if len({str(one[key]) for one in found}) > 1]
     keys.sort(key=lambda key: not key.endswith(".name"))
-    last = [key.rpartition(".")[2] for key in keys]
+    last = [_short(key) for key in keys]
     short = {
         key: name if last.count(name) == 1 else key
         for key, name in zip(keys, last, strict=True)
     }
-    out = []
-    for one in found:
-        parts = [
-            str(one[key]) if name == "name" else f"{name}={one[key]}"
-            for key, name in short.items()
-            if one[key] is not None
-        ]
-        out.append(", ".join(parts) or "all units")
+    out = [_label(one, short, compare.shown) for one in found]
+    if len(set(out)) < len(out):  # numbers that differ in their last digits only
+        out = [_label(one, short, str) for one in found]
     return out
+
+
+def _label(one: Keys, short: Keys, text: Callable[[Any], str]) -> str:
+    given = ((name, text(one[k])) for k, name in short.items() if one[k] is not None)
+    parts = (value if name == "name" else f"{name}={value}" for name, value in given)
+    return ", ".join(parts) or "all units"
+
+
+def _short(key: str) -> str:
+    """Its last part; of loss.regularizers.pos_reg.weight the last two."""
+    parts = key.split(".")
+    return ".".join(parts[-2 if len(parts) > 3 else -1 :])
 
 
 def find_baseline(found: Sequence[Keys], given: Keys, of: Keys) -> Keys | None:
@@ -133,6 +146,22 @@ def find_baseline(found: Sequence[Keys], given: Keys, of: Keys) -> Keys | None:
     return None
 
 
+def default_baseline(over: Root, null: bool) -> Keys:
+    """The first key of a world's sweep with its first value; {} where none differs.
+
+    First is the key that changes least often from unit to unit, as the first of a
+    product does.
+    """
+    units = [unit.keys for unit in over.units if unit.null == null]
+    turns = {
+        key: sum(a[key] != b[key] for a, b in itertools.pairwise(units))
+        for key in over.conditions
+    }
+    turns = {key: n for key, n in turns.items() if n}
+    key = min(turns, key=turns.get, default=None)
+    return {} if key is None else {key: compare.plain(units[0][key])}
+
+
 def compared(
     table: Any, metric: str, over: Root, baseline: Keys | None = None
 ) -> list[Row]:
@@ -142,23 +171,20 @@ def compared(
       table: of `root.figures`, of one world.
       metric: a column of it.
       over: the sweep.
-      baseline: some keys of the condition to compare with, by default all keys of the
-        first one. A condition's baseline has these, and its own of the others.
+      baseline: some keys of the condition to compare with. A condition's baseline has
+        these, and its own of the others. By default `default_baseline`; a condition
+        that has it is compared with the one that lacks what the first unit lacks.
 
     Raises:
       ValueError: no such metric, key or baseline; lists those that are there.
     """
     check_metric(table, metric)
     found = conditions(table, over.conditions)
-    given = found[0] if found and baseline is None else dict(baseline or {})
-    check_keys(given, over.conditions, "the baseline")
-    if found and not any(all(f[k] == v for k, v in given.items()) for f in found):
-        known = {key: list(dict.fromkeys(f[key] for f in found)) for key in given}
-        raise ValueError(f"no finished unit is the baseline {given}; there are {known}")
+    base_of = _bases(table, found, over, baseline)
     rows = []
     for label, keys in zip(labels(found), found, strict=True):
         own = compare.level(table, metric, keys, over.seeds)
-        base, difference = find_baseline(found, given, keys), None
+        base, difference = base_of(keys), None
         if base is not None and base != keys:
             difference = compare.difference(table, metric, base, keys, over.seeds)
         rows.append(Row(label, keys, own, base, difference, math.nan))
@@ -166,6 +192,50 @@ def compared(
         [r.difference.p if r.difference else math.nan for r in rows]
     )
     return [row._replace(p=p) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _bases(
+    table: Any, found: Sequence[Keys], over: Root, given: Keys | None
+) -> Callable[[Keys], Keys | None]:
+    """What gives the baseline of a condition."""
+    if given is not None:
+        check_keys(given, over.conditions, "the baseline")
+        if found and not any(all(f[k] == v for k, v in given.items()) for f in found):
+            known = {key: list(dict.fromkeys(f[key] for f in found)) for key in given}
+            raise ValueError(
+                f"no finished unit is the baseline {dict(given)}; there are {known}"
+            )
+        return lambda keys: find_baseline(found, given, keys)
+    null = bool(len(table) and table["null"].iloc[0])
+    first = next((unit.keys for unit in over.units if unit.null == null), {})
+    given = default_baseline(over, null)
+
+    def base_of(keys: Keys) -> Keys | None:
+        base = find_baseline(found, given, keys)
+        if base is not None and base != keys:
+            return base
+        lacking = {k: None for k in keys if compare.plain(first.get(k)) is None}
+        bare = {**keys, **lacking, **given}
+        return bare if bare in found else base
+
+    return base_of
+
+
+def detectable(rows: Sequence[Row]) -> float:
+    """The smallest true difference that every comparison finds; NaN of none.
+
+    The largest of those of the rows: of the comparison that finds least.
+    """
+    found = [row.difference.detectable for row in rows if row.difference]
+    return max((value for value in found if value > 0), default=math.nan)
+
+
+def first_figure(table: Any) -> str:
+    """The accuracy of test, else of the first set, else the first figure, else ""."""
+    names = [c for c in table.columns if c.endswith("/accuracy") and c.count("/") == 1]
+    head = tables.headline(dict.fromkeys(n.partition("/")[0] for n in names))
+    rest = [c for c in table.columns if "/" in c]
+    return next((n for n in (f"{head}/accuracy", *rest) if n in rest), "")
 
 
 def select(
@@ -179,7 +249,8 @@ def select(
       show: the figure that the choice is reported by.
       over: the sweep.
       keys: that may be chosen, () for all keys; conditions that differ in other keys
-        are groups. The mean over the seeds decides. "step" is chosen in every unit on
+        are groups. The mean over the seeds decides, among the conditions with most
+        finished seeds: one lucky seed is no choice. "step" is chosen in every unit on
         its own, before the others.
 
     Raises:
@@ -233,18 +304,20 @@ def check_keys(keys: Sequence[str] | Keys, known: Sequence[str], what: str) -> N
 
 def _choice(
     rows: Any, metric: str, show: str, seeds: Sequence[str], keys: Sequence[str]
-) -> tuple[Keys, int, Difference, Difference]:
-    """The best of these conditions, their number, and its two levels."""
+) -> tuple[Keys, int, int, Difference, Difference]:
+    """The best of these conditions, how many there were, and its two levels."""
     found = conditions(rows, keys)
     levels = [compare.level(rows, metric, chosen, seeds) for chosen in found]
-    worth = [direction(metric) * level.mean for level in levels]
-    best = max(range(len(found)), key=lambda n: (not math.isnan(worth[n]), worth[n]))
+    seeds_of = [level.n for level in levels]
+    whole = [i for i, n in enumerate(seeds_of) if n == max(seeds_of)]
+    best = max(whole, key=lambda i: direction(metric) * levels[i].mean)
     chosen = found[best]
     shown = compare.level(rows, show, chosen, seeds)
     if "step" in rows:
         steps = compare.rows_of(rows, chosen)["step"]
         chosen = chosen | {"step": ", ".join(map(str, steps))}
-    return chosen, len(found), levels[best], shown
+    fewer = len(found) - len(whole)
+    return chosen, len(whole), fewer, levels[best], shown
 
 
 def _best_steps(table: Any, metric: str) -> Any:

@@ -9,31 +9,27 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
 
 from rm_jax import store
-from rm_jax.report import plots, runs, tables
+from rm_jax.report import doubts, names, plots, runs, tables
+from rm_jax.report.plots import Picture
 
 # Title, unit, metric, level to compare with. The sets of a metric are drawn together,
 # the sources of a set in a figure of their own.
 _COIN_NLL, _COIN = (math.log(2), "coin"), (0.5, "coin")
-CURVES = (
+Curve = tuple[str, str, str, tuple[float, str] | None]
+Lines = dict[str, tuple[np.ndarray, np.ndarray]]  # legend -> steps, values
+CURVES: tuple[Curve, ...] = (
     ("Training loss", "loss", "loss", None),
     ("Negative log-likelihood", "nats a pair", "nll", _COIN_NLL),
     ("Accuracy", "share of pairs", "accuracy", _COIN),
     ("Learning rate", "rate", "learning_rate", None),
     ("Gradient norm", "global norm", "grad_norm", None),
 )
-
-
-class Picture(NamedTuple):
-    """A figure as SVG and the sentence below it."""
-
-    svg: str
-    caption: str
 
 
 def write_report(
@@ -100,7 +96,9 @@ def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
         "eval_table": tables.eval_table(evals),
         "reducers": tables.reducer_table(evals),
         "doubts": tables.doubt_table(evals),
+        "doubt_pictures": list(doubts.pictures(run, evals)),
         "curves": list(_curves(run)),
+        "short": [key for key, _, lines in _lines(run) if _short(lines)],
         "sets": [
             _eval_set(run, name, evals.get(name, {}))
             for name in dict.fromkeys([*evals, *run.prediction_names])
@@ -152,6 +150,8 @@ def _details(event: Mapping[str, Any]) -> dict[str, str]:
 def _eval_set(run: runs.Run, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of one eval set; mistakes are None without predictions."""
     pictures, mistakes = list(_summaries(values)), None
+    if "uncertainty/score_std" not in values:  # else it stands by the uncertainty
+        pictures += doubts.of_choice(name, values)
     if name in run.prediction_names:
         predictions = run.predictions(name)
         pictures += _score_pictures(predictions)
@@ -164,24 +164,33 @@ def _eval_set(run: runs.Run, name: str, values: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _curves(run: runs.Run) -> Iterator[Picture]:
-    for title, unit, metric, level in CURVES:
-        together: dict[str, dict[str, str]] = {}  # title -> legend -> name of a metric
+def _lines(run: runs.Run) -> Iterator[tuple[str, Curve, Lines]]:
+    """What was logged, as (title, curve, lines) of each figure of the page."""
+    sources = run.sources()
+    for curve in CURVES:
+        together: dict[str, Lines] = {}
         for name in run.names():
-            of = re.fullmatch(rf"(train|eval/[^/]+)(?:/([^/]+))?/{metric}", name)
-            if not of:
-                continue
-            whole, source = of.groups()
-            key = f"{title}, sources of {whole}" if source else title
-            together.setdefault(key, {})[source or whole] = name
-        for key in sorted(together):
-            lines = {label: run.series(n) for label, n in together[key].items()}
+            whole, source, figure = names.parts(name, sources)
+            if figure == curve[2]:
+                key = f"{curve[0]}, sources of {whole}" if source else curve[0]
+                together.setdefault(key, {})[source or whole] = run.series(name)
+        yield from ((key, curve, together[key]) for key in sorted(together))
+
+
+def _short(lines: Lines) -> bool:
+    """Whether no line has two points: there is no curve to draw."""
+    return all(len(steps) < 2 for steps, _ in lines.values())
+
+
+def _curves(run: runs.Run) -> Iterator[Picture]:
+    for key, (_, unit, _, level), lines in _lines(run):
+        if not _short(lines):
             figure = plots.curve(key, unit, lines, level)
             caption = f"{key} ({unit}), first to last value: {_ends(lines)}."
             yield Picture(plots.to_svg(figure, caption), caption)
 
 
-def _ends(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+def _ends(lines: Lines) -> str:
     return ", ".join(
         f"{label} {values[0]:.3g} to {values[-1]:.3g}"
         for label, (_, values) in lines.items()

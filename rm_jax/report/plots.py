@@ -9,9 +9,11 @@ import functools
 import hashlib
 import html
 import io
+import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,6 +36,7 @@ COLORS = {
 }
 _INK, _MUTED, _BLUE, _ORANGE = (COLORS[c] for c in ("ink", "muted", "blue", "orange"))
 CYCLE = tuple(COLORS[c] for c in ("blue", "orange", "green", "purple", "pink"))
+KEPT = 0.02  # where a curve of risk by coverage begins
 DASHES = ("-", "--", ":")  # 15 lines look different
 STYLE = {
     "axes.edgecolor": COLORS["muted"],
@@ -69,6 +72,13 @@ STYLE = {
     "ytick.labelsize": 8.5,
     "ytick.major.size": 0,
 }
+
+
+class Picture(NamedTuple):
+    """A figure as SVG and the sentence below it."""
+
+    svg: str
+    caption: str
 
 
 def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,7 +126,7 @@ def curve(
     if level:
         axes.axhline(level[0], color=_MUTED, lw=1, ls=(0, (3, 3)), label=level[1])
     if len(lines) > 1 or level:
-        figure.legend(loc="outside lower center", ncols=3)  # never over the lines
+        legend_below(figure)
     return figure
 
 
@@ -200,6 +210,56 @@ def score_against_length(
     return figure
 
 
+@styled
+def risk_coverage(
+    title: str,
+    lines: Mapping[str, tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]],
+    flat: float,
+) -> "Figure":
+    """Error of the pairs that are kept, against their share; the last line is dotted.
+
+    From a share of KEPT on: the error of fewer pairs is noise.
+
+    Args:
+      title: what it is.
+      lines: legend -> (coverage in (0, 1], error).
+      flat: the error of all pairs, a dashed line.
+    """
+    figure, axes = _axes(title, "share of pairs kept, surest first", "error")
+    for n, (label, (coverage, error)) in enumerate(lines.items()):
+        last = n == len(lines) - 1
+        look = {"color": _MUTED, "ls": ":"} if last else {"color": CYCLE[n], "ls": "-"}
+        at = np.searchsorted(coverage, KEPT)
+        x, y = np.insert(coverage[at:], 0, KEPT), np.insert(error[at:], 0, error[at])
+        axes.plot(x, y, label=label, **look)
+    axes.axhline(flat, color=_MUTED, lw=1, ls=(0, (3, 3)), label="any order")
+    axes.set(xlim=(0, 1))
+    axes.set_ylim(bottom=0)
+    legend_below(figure)
+    return figure
+
+
+@styled
+def best_of_n(title: str, lines: Mapping[str, Mapping[int, float]]) -> "Figure":
+    """Gold of the best of n against n, which doubles from tick to tick.
+
+    Args:
+      title: what it is.
+      lines: legend -> n -> gold; the first is drawn broad, for another may equal it.
+    """
+    figure, axes = _axes(title, "n, responses to choose from", "gold of the chosen one")
+    for i, (label, gold) in enumerate(lines.items()):
+        look = {"lw": 5, "alpha": 0.35} if i == 0 else {"marker": "o", "ms": 3.5}
+        axes.plot(*zip(*sorted(gold.items()), strict=True), label=label, **look)
+        axes.lines[-1].set_color(CYCLE[i % len(CYCLE)])
+    axes.set_xscale("log", base=2)
+    ticks = sorted({n for gold in lines.values() for n in gold})
+    axes.set_xticks(ticks, map(str, ticks))
+    if len(lines) > 1:
+        legend_below(figure)
+    return figure
+
+
 def mean_by_length(
     lengths: Int[np.ndarray, "n"], scores: Float[np.ndarray, "n"], bins: int = 12
 ) -> Float[np.ndarray, "b 3"]:
@@ -238,6 +298,18 @@ def to_svg(figure: "Figure", alt: str) -> str:
     for name, color in COLORS.items():
         body = body.replace(color, f"var(--{name})")
     return f'<svg role="img" aria-label="{html.escape(alt)}" {box}>{body.strip()}'
+
+
+def legend_below(figure: "Figure") -> None:
+    """A legend below the axes, never over the lines, in columns that fit the page."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    labels = [textwrap.fill(label, 52) for label in labels]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    columns = max(1, min(3, 62 // (longest + 8)))
+    lines = max(label.count("\n") + 1 for label in labels)
+    lines *= math.ceil(len(labels) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * (lines - 1))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _figure(height: float = 3.0) -> "Figure":

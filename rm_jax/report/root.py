@@ -291,11 +291,10 @@ def _waits(
 
 
 def _why(unit: Unit) -> str:
-    """Of a unit that was given up: its exit code, and the last that it said."""
+    """Of a unit that was given up: the error, and where its log is."""
     path = store.join(unit.path, FAILED)
     found = schemas.checked(FAILED, store.read_json(path), path)
-    last = next((line for line in reversed(found["log"]) if line.strip()), "")
-    return f"exit code {found['code']}: {last}".removesuffix(": ")
+    return f"{found['error']}; log: {found['log']}"
 
 
 def _total(unit: Unit, info: Mapping[str, Any]) -> int | None:

@@ -50,6 +50,12 @@ class Run:
         """Names of the metrics that were logged, sorted."""
         return sorted({name for line in self.metrics for name in line} - {"step"})
 
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """Set -> the sources of its mixture, () of none; by run.json."""
+        sets = self.info.get("data") or {}
+        own = {name: data.get("fingerprints") or {} for name, data in sets.items()}
+        return {name: tuple(filter(None, prints)) for name, prints in own.items()}
+
     def series(self, name: str) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
         """Steps and values of one metric, in the order of the lines."""
         lines = [line for line in self.metrics if name in line]

@@ -1,4 +1,4 @@
-"""The report of a sweep: what is known of a root so far, as text and as one page.
+r"""The report of a sweep: what is known of a root so far, as text and as one page.
 
 >>> known = look("runs/losses", show="test/accuracy")  # doctest: +SKIP
 >>> print("\n".join(text_lines(known, "markdown")))  # doctest: +SKIP
@@ -7,13 +7,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rm_jax.report import conditions, root, sweep_tables, tables, verdicts
+from rm_jax.report import compare, conditions, root, sweep_tables, verdicts
 from rm_jax.report.conditions import Choice, Row
 from rm_jax.report.grids import FORMATS
 from rm_jax.report.verdicts import Rule
-
-# How a table is headed in a format.
-HEADS = {"text": "{}", "markdown": "**{}**", "latex": "% {}"}
 
 
 class World(NamedTuple):
@@ -23,6 +20,7 @@ class World(NamedTuple):
       name: "" or "null world".
       table: `root.figures` of them.
       by_step: `root.figures_by_step` of them.
+      baseline: key -> value that the conditions are compared with.
       rows: their conditions in the shown figure.
       choices: what was selected; () where nothing was asked for.
     """
@@ -30,6 +28,7 @@ class World(NamedTuple):
     name: str
     table: Any
     by_step: Any
+    baseline: Mapping[str, Any]
     rows: tuple[Row, ...]
     choices: tuple[Choice, ...]
 
@@ -44,6 +43,7 @@ class Sweep(NamedTuple):
       select: the figure selected by, "" of none.
       worlds: those with finished or running units.
       rules: with their verdicts.
+      missed: units that finished since the verdicts, or are no more.
     """
 
     root: root.Root
@@ -52,6 +52,7 @@ class Sweep(NamedTuple):
     select: str
     worlds: tuple[World, ...]
     rules: tuple[Rule, ...]
+    missed: tuple[str, ...]
 
     @property
     def detectable(self) -> float:
@@ -59,9 +60,9 @@ class Sweep(NamedTuple):
 
         Of the comparisons in the world that the experiment is about.
         """
-        found = [r.difference for w in self.worlds if not w.name for r in w.rows]
-        known = [d.detectable for d in found if d and d.detectable == d.detectable]
-        return max(known, default=float("nan"))
+        return conditions.detectable(
+            [row for world in self.worlds if not world.name for row in world.rows]
+        )
 
 
 def look(
@@ -90,7 +91,7 @@ def look(
     if select:
         conditions.check_selection(select)
     table, by_step = root.figures(found), root.figures_by_step(found)
-    show = show or _first_figure(table)
+    show = show or conditions.first_figure(table)
     given = None if baseline is None else _values(found, baseline)
     worlds = []
     for null, name in ((False, ""), (True, "null world")):
@@ -104,10 +105,12 @@ def look(
         if select and len(own):
             of = steps if "step" in over else own
             choices = conditions.select(of, select, show, found, over)
-        worlds.append(World(name, own, steps, tuple(rows), tuple(choices)))
+        base = conditions.default_baseline(found, null) if given is None else given
+        worlds.append(World(name, own, steps, base, tuple(rows), tuple(choices)))
     rules = tuple(verdicts.load(found))
+    missed = tuple(verdicts.missed(found, set(table["unit"])))
     progress = root.progress(found)
-    return Sweep(found, progress, show, select, tuple(worlds), rules)
+    return Sweep(found, progress, show, select, tuple(worlds), rules, missed)
 
 
 def text_lines(known: Sweep, form: str = "text") -> Iterator[str]:
@@ -115,10 +118,12 @@ def text_lines(known: Sweep, form: str = "text") -> Iterator[str]:
 
     Args:
       known: of `look`.
-      form: of `grids.FORMATS`; but in "text", tables come without words around them.
+      form: of `grids.FORMATS`; but in "text", tables come without the `notes`.
     """
     words = form == "text"
-    draw = lambda table, corner: FORMATS[form](sweep_tables.grid(table, corner))
+    draw = lambda table, corner, caption="": FORMATS[form](
+        sweep_tables.grid(table, corner, caption)
+    )
     if words:
         yield known.root.question
         yield sweep_tables.counts(known.progress)
@@ -126,17 +131,17 @@ def text_lines(known: Sweep, form: str = "text") -> Iterator[str]:
     for world in known.worlds:
         if not len(world.table):
             continue
-        yield from ("", HEADS[form].format(world.name)) if world.name else ("",)
-        yield draw(
-            sweep_tables.levels(world.table, known.root, known.show), "condition"
-        )
+        levels = sweep_tables.levels(world.table, known.root, known.show)
+        yield ""
+        yield draw(levels, "condition", world.name)
         if any(row.difference for row in world.rows):
             yield ""
-            yield draw(sweep_tables.differences(world.rows), f"{known.show}")
+            differences = sweep_tables.differences(world.rows)
+            yield draw(differences, f"{known.show}", world.name)
         if world.choices:
             yield ""
             shown = sweep_tables.choices(world.choices, known.select, known.show)
-            yield draw(shown, "group")
+            yield draw(shown, "group", world.name)
     if known.rules:
         yield ""
         yield draw(sweep_tables.rules(known.rules), "rule")
@@ -147,6 +152,8 @@ def notes(known: Sweep) -> Iterator[str]:
     if known.rules:
         missing = verdicts.not_reproduced(known.rules)
         yield f"not reproduced: {'; '.join(missing) or 'nothing'}"
+    if known.missed:
+        yield earlier(known)
     seeds = known.root.seeds
     for name, cells in sweep_tables.units(known.progress).rows.items():
         status, why = cells[0].value, cells[-1].value
@@ -154,6 +161,8 @@ def notes(known: Sweep) -> Iterator[str]:
             yield f"{name} {status}: {why}"
     for world in known.worlds:
         where = f"{world.name}: " if world.name else ""
+        if any(row.difference for row in world.rows):
+            yield f"{where}differences: {against(world)}"
         for line in sweep_tables.unpaired(world.rows):
             yield f"{where}left out of the differences (a is the baseline): {line}"
     if known.detectable == known.detectable:
@@ -169,11 +178,21 @@ def notes(known: Sweep) -> Iterator[str]:
         )
 
 
-def _first_figure(table: Any) -> str:
-    names = [c for c in table.columns if c.endswith("/accuracy") and c.count("/") == 1]
-    head = tables.headline(dict.fromkeys(n.partition("/")[0] for n in names))
-    rest = [c for c in table.columns if "/" in c]
-    return next((n for n in (f"{head}/accuracy", *rest) if n in rest), "")
+def earlier(known: Sweep) -> str:
+    """That the verdicts do not know all units as they are now."""
+    n = len(known.missed)
+    names = ", ".join(known.missed[:4]) + ", ..." * (n > 4)
+    return (
+        f"the verdicts are of an earlier state: {n} unit{'s' * (n != 1)} changed since "
+        f"({names}); rm-jax sweep judges again"
+    )
+
+
+def against(world: World) -> str:
+    """What the conditions of a world are compared with."""
+    given = (f"{k}={compare.shown(v)}" for k, v in world.baseline.items())
+    same = ", ".join(given) or "the same"
+    return f"from the condition of {same} and otherwise equal keys"
 
 
 def _values(found: root.Root, given: Mapping[str, str]) -> dict[str, Any]:
@@ -181,8 +200,9 @@ def _values(found: root.Root, given: Mapping[str, str]) -> dict[str, Any]:
     conditions.check_keys(given, found.conditions, "--baseline")
     out = {}
     for key, text in given.items():
-        known = {str(unit.keys[key]): unit.keys[key] for unit in found.units}
-        if text not in known:
+        values = [unit.keys[key] for unit in found.units]
+        known = {compare.shown(value): value for value in values}
+        if text not in known and text not in map(str, values):
             raise ValueError(f"--baseline {key}={text}: it has {list(known)}")
-        out[key] = known[text]
+        out[key] = (known | {str(value): value for value in values})[text]
     return out

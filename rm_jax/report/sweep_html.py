@@ -20,9 +20,13 @@ from rm_jax.report import (
     sweep_tables,
     verdicts,
 )
-from rm_jax.report.html import Picture, render
-from rm_jax.report.sweep import Sweep, World
+from rm_jax.report.html import render
+from rm_jax.report.plots import Picture
+from rm_jax.report.sweep import Sweep, World, against, earlier
 from rm_jax.report.tables import Cell, Table, Tile
+
+# Condition -> steps, values [unit, step] of a figure as it was logged.
+Lines = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def write_page(
@@ -49,13 +53,16 @@ def _context(known: Sweep, now: datetime.datetime) -> dict[str, Any]:
         "counts": sweep_tables.counts(known.progress),
         "tiles": _tiles(known),
         "rules": sweep_tables.rules(known.rules),
+        "earlier": earlier(known) if known.missed else "",
         "missing": verdicts.not_reproduced(known.rules),
         "expected": verdicts.other_numbers(root, known.rules),
         "show": known.show,
         "worlds": [_world(known, world) for world in known.worlds],
         "units": sweep_tables.units(known.progress),
         "all": {
-            unit.name: ", ".join(f"{k}={v}" for k, v in unit.keys.items())
+            unit.name: ", ".join(
+                f"{k}={compare.shown(v)}" for k, v in unit.keys.items()
+            )
             + ", null world" * unit.null
             for unit in root.units
         },
@@ -65,7 +72,8 @@ def _context(known: Sweep, now: datetime.datetime) -> dict[str, Any]:
 def _tiles(known: Sweep) -> list[Tile]:
     root, total = known.root, len(known.root.units)
     done = int((known.progress["status"] == "finished").sum())
-    found = conditions.conditions(known.progress, root.conditions)
+    real = known.progress[~known.progress["null"].astype(bool)]
+    found = conditions.conditions(real, root.conditions)
     tiles = [
         Tile("Units", Cell(f"{done} of {total}"), "finished"),
         Tile("Conditions", Cell(str(len(found))), ", ".join(root.conditions) or "one"),
@@ -97,6 +105,7 @@ def _world(known: Sweep, world: World) -> dict[str, Any]:
         if world.choices
         else None,
         "pictures": list(_pictures(known, world)),
+        "short": [metric for metric, lines in _lines(known, world) if _short(lines)],
     }
 
 
@@ -106,8 +115,9 @@ def _how(known: Sweep, world: World) -> str:
     if two:
         test = f"two random effects, {two[0]} and {two[1]}, on paired differences"
     return (
-        f"By {test}. p (Holm) is larger for there being many conditions; detectable is "
-        "the smallest true difference that these seeds find with a power of .8."
+        f"Differences {against(world)}. By {test}. p (Holm) is larger for there being "
+        "many conditions; detectable is the smallest true difference that these seeds "
+        "find with a power of .8."
     )
 
 
@@ -120,7 +130,7 @@ def _pictures(known: Sweep, world: World) -> Iterator[Picture]:
     if drawn:
         sure = sum(low > 0 or high < 0 for _, low, high in drawn.values())
         caption = (
-            f"{known.show} against the baseline, 95 % intervals: {sure} of "
+            f"{known.show}, differences {against(world)}, 95 % intervals: {sure} of "
             f"{len(drawn)} exclude 0, before any correction for their number. Hollow: "
             "one pair, no interval."
         )
@@ -128,8 +138,9 @@ def _pictures(known: Sweep, world: World) -> Iterator[Picture]:
         yield Picture(plots.to_svg(figure, caption), caption)
     if world.rows:
         yield _scatter(known, world)
-    for metric in dict.fromkeys(m for m in (known.show, known.select) if m):
-        yield from _curves(known, world, metric)
+    for metric, lines in _lines(known, world):
+        if not _short(lines):
+            yield _curves(metric, lines)
 
 
 def _scatter(known: Sweep, world: World) -> Picture:
@@ -138,7 +149,8 @@ def _scatter(known: Sweep, world: World) -> Picture:
     for row in world.rows:
         own = compare.rows_of(world.table, row.keys).dropna(subset=[known.show])
         named = (
-            ", ".join(f"{s}={r[s]}" for s in seeds) for r in own.to_dict("records")
+            ", ".join(f"{s}={compare.shown(r[s])}" for s in seeds)
+            for r in own.to_dict("records")
         )
         if len(own):
             rows[row.label] = list(zip(named, own[known.show], strict=True))
@@ -149,17 +161,27 @@ def _scatter(known: Sweep, world: World) -> Picture:
     )
 
 
-def _curves(known: Sweep, world: World, metric: str) -> Iterator[Picture]:
-    if metric not in world.by_step:
-        return
-    table, lines = world.by_step.dropna(subset=[metric]), {}
-    found = conditions.conditions(table, known.root.conditions)
-    for label, keys in zip(conditions.labels(found), found, strict=True):
-        own = compare.rows_of(table, keys)
-        wide = own.pivot_table(index="unit", columns="step", values=metric)
-        lines[label] = wide.columns.to_numpy(), wide.to_numpy(np.float64)
-    if not lines:
-        return
+def _lines(known: Sweep, world: World) -> Iterator[tuple[str, Lines]]:
+    """What was logged of the shown figure and of the one selected by."""
+    for metric in dict.fromkeys((known.show, known.select)):
+        if metric not in world.by_step:
+            continue
+        table, lines = world.by_step.dropna(subset=[metric]), {}
+        found = conditions.conditions(table, known.root.conditions)
+        for label, keys in zip(conditions.labels(found), found, strict=True):
+            own = compare.rows_of(table, keys)
+            wide = own.pivot_table(index="unit", columns="step", values=metric)
+            lines[label] = wide.columns.to_numpy(), wide.to_numpy(np.float64)
+        if lines:
+            yield metric, lines
+
+
+def _short(lines: Lines) -> bool:
+    """Whether no line has two points: there is no curve to draw."""
+    return all(len(steps) < 2 for steps, _ in lines.values())
+
+
+def _curves(metric: str, lines: Lines) -> Picture:
     marked = _marked(lines, metric)
     rest = len(lines) - len(marked)
     grey = f" In grey the other {rest} conditions." if rest else ""
@@ -168,10 +190,10 @@ def _curves(known: Sweep, world: World, metric: str) -> Iterator[Picture]:
         f"the units, and the band from the lowest to the highest.{grey}"
     )
     figure = sweep_plots.curves(metric, lines, marked)
-    yield Picture(plots.to_svg(figure, caption), caption)
+    return Picture(plots.to_svg(figure, caption), caption)
 
 
-def _marked(lines: dict[str, Any], metric: str) -> list[str]:
+def _marked(lines: Lines, metric: str) -> list[str]:
     """All conditions; of many the first, which is the baseline, and the last best."""
     if len(lines) <= sweep_plots.MANY:
         return list(lines)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from rm_jax.report.plots import COLORS, CYCLE, styled
+from rm_jax.report.plots import COLORS, CYCLE, legend_below, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def scatter(title: str, rows: Mapping[str, Sequence[tuple[str, float]]]) -> "Fig
         mean = np.mean([v for _, v in values])
         axes.plot([mean, mean], [at - 0.3, at + 0.3], color=_INK, lw=1.6)
     if 1 < len(seeds) <= MANY:
-        figure.legend(loc="outside lower center", ncols=3)
+        legend_below(figure)
     return figure
 
 
@@ -101,7 +101,7 @@ def curves(
         else:
             axes.plot(steps, mean, color=color, lw=0.8, alpha=0.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(loc="outside lower center", ncols=2)
+    legend_below(figure)
     return figure
 
 

@@ -90,8 +90,10 @@ def choices(found: Sequence[Choice], metric: str, show: str) -> Table:
     """One row a group: what was chosen, by what, and the figure of it."""
     rows = {}
     for n, one in enumerate(found):
-        chosen = ", ".join(f"{k}={v}" for k, v in one.chosen.items() if v is not None)
-        cells = [chosen, str(one.among), level(one.selected), level(one.shown)]
+        given = {k: v for k, v in one.chosen.items() if v is not None}
+        chosen = ", ".join(f"{k}={compare.shown(v)}" for k, v in given.items())
+        among = f"{one.among} + {one.fewer} of fewer seeds" if one.fewer else one.among
+        cells = [chosen, f"{among}", level(one.selected), level(one.shown)]
         rows[one.label or str(n)] = [Cell(text) for text in (*cells, str(one.shown.n))]
     return Table(
         ["chosen", "of", f"selected by {metric}", f"its {show}", "units"], rows
@@ -130,8 +132,8 @@ def counts(progress: Any) -> str:
     return f"{found['finished']} of {len(progress)} units finished{''.join(rest)}"
 
 
-def grid(table: Table, corner: str) -> Grid:
+def grid(table: Table, corner: str, caption: str = "") -> Grid:
     """A table for a terminal or a paper: an interval in brackets behind its figure."""
     text = lambda c: f"{c.value} [{c.interval}]" if c.interval else c.value
     rows = ((name, *map(text, cells)) for name, cells in table.rows.items())
-    return Grid((corner, *table.headings), tuple(rows))
+    return Grid((corner, *table.headings), tuple(rows), caption)

@@ -6,13 +6,12 @@ Cell(value='0.612', interval='0.600 – 0.620')
 
 import datetime
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rm_jax.report import runs
+from rm_jax.report import names, runs
 
 # Metric of an eval set -> its heading, in the order of the table.
 COLUMNS = {
@@ -52,10 +51,6 @@ DOUBT_COLUMNS = {
     "members/agreement": "two members agree",
     "members/error_corr": "their errors correlate",
 }
-# A metric of an eval line: its set, the source of a mixture, the figure.
-_FIGURE = re.compile(
-    r"eval/([^/]+)/(?:(.+?)/)??((?:reducer/[^/]+/|members/|uncertainty/)?[^/]+)"
-)
 # What evals.json holds of a set beside its metrics.
 PARTS = (
     "alarms", "reliability", "margin_histogram", "score_histogram", "probes", "sources",
@@ -92,12 +87,12 @@ def final_evals(run: runs.Run) -> tuple[dict[str, Mapping[str, Any]], str]:
         note = f"Figures of step {run.eval_step}; the run has gone on to step {step}."
         return dict(run.evals), note if old else ""
     found: dict[str, dict[str, Any]] = {}
-    last = 0
+    last, sources = 0, run.sources()
     for line in run.metrics:
         for key, value in line.items():
-            if match := _FIGURE.fullmatch(key):
-                name, source, figure = match.groups()
-                own = found.setdefault(name, {})
+            where, source, figure = names.parts(key, sources)
+            if where.startswith("eval/"):
+                own = found.setdefault(where.removeprefix("eval/"), {})
                 if source:
                     own = own.setdefault("sources", {}).setdefault(source, {})
                 own[figure] = value
@@ -191,7 +186,8 @@ def reducer_table(evals: Mapping[str, Mapping[str, Any]]) -> Table:
     """One row a reducer of each set with members, and one for a member alone."""
     rows = {}
     for name, values in evals.items():
-        kinds = [k.rpartition("/")[0] for k in values if k.endswith("/accuracy")]
+        kinds = dict.fromkeys(names.kind(key)[0] for key in values)
+        kinds = [k for k in kinds if k == "members" or k.startswith("reducer/")]
         for kind in sorted(kinds, key=lambda k: k != "members"):
             label = kind.removeprefix("reducer/").replace("members", "one member")
             figures = {k: values.get(f"{kind}/{k}") for k in REDUCER_COLUMNS}

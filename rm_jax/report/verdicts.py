@@ -6,7 +6,7 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rm_jax import schemas, store
@@ -61,6 +61,20 @@ def load(root: Root) -> list[Rule]:
     return [_rule(rule, root.expected) for rule in runs.unquote(found["rules"])]
 
 
+def missed(root: Root, finished: Collection[str]) -> list[str]:
+    """Units that the verdicts do not know as they are: finished since, or no more.
+
+    Args:
+      root: whose verdicts; where there are none, none were missed.
+      finished: names of the units that have figures.
+    """
+    path = store.join(root.path, FILE)
+    if not store.exists(path):
+        return []
+    found = schemas.checked(FILE, store.read_json(path), path)
+    return sorted(set(finished) ^ set(found.get("units", ())))
+
+
 def not_reproduced(rules: Sequence[Rule]) -> list[str]:
     """One line a claim that does not hold or is undecided, and a rule that cannot tell.
 
@@ -93,18 +107,24 @@ def _rule(rule: Mapping[str, Any], expected: Mapping[str, Any]) -> Rule:
         low=number("low"),
         high=number("high"),
         text=rule["text"],
-        expected=_text(expected.get(rule["name"], "")),
+        expected=_text(expected.get(rule["name"], ""), rule["source"]),
     )
 
 
-def _text(value: Any) -> str:
-    """Text of a number: {"value": .012, "source": "table 2"} is "0.012 (table 2)"."""
-    if isinstance(value, Mapping):
-        rest = {k: v for k, v in value.items() if k not in ("value", "source")}
-        more = [f"{k} {_text(v)}" for k, v in rest.items()]
-        parts = [str(value["value"])] * ("value" in value) + more
-        source = f" ({value['source']})" if value.get("source") else ""
-        return ", ".join(parts) + source
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    return str(value)
+def _text(expected: Any, source: str = "") -> str:
+    """Text of a number of the paper: "0.012: accuracy gained (table 2)".
+
+    Args:
+      expected: it, or {"value", "what", "source"}; a value of None is no number.
+      source: one that stands beside the text already, and is not said again.
+    """
+    if not isinstance(expected, Mapping):
+        many = isinstance(expected, list | tuple)
+        return ", ".join(map(str, expected)) if many else str(expected)
+    rest = dict(expected)
+    value, what = rest.pop("value", None), rest.pop("what", "")
+    own = rest.pop("source", "")
+    number = "no number" if value is None else _text(value)
+    more = [str(what)] * bool(what) + [f"{k} {_text(v)}" for k, v in rest.items()]
+    text = f"{number}: {', '.join(more)}" if more else number
+    return f"{text} ({own})" if own and own != source else text

@@ -1,9 +1,11 @@
 """What seeds can detect before anything is trained, and where workers run."""
 
 import pytest
+import roots
 
 from rm_jax import config, experiment, hyper
 from rm_jax.launch import claims, local
+from rm_jax.report import sweep
 
 
 def made(units, **knobs):
@@ -38,6 +40,36 @@ def test_before_training_the_test_set_alone_limits(tmp_path):
 )
 def test_what_cannot_be_known_is_said(units, knobs, text, tmp_path):
     assert text in claims.smallest(made(units, **knobs), str(tmp_path))
+
+
+def test_the_smallest_difference_is_that_of_the_report(tmp_path):
+    roots.write_root(tmp_path, SEEDS, done=roots.noisy({}), null=SEEDS)
+    said = claims.smallest(made(SEEDS), str(tmp_path))
+    least = sweep.look(str(tmp_path)).detectable
+    assert said == (
+        f"smallest difference that the seeds detect in test/accuracy: {least:.4f}, in "
+        "the comparison that finds least"
+    )
+
+
+def test_a_rule_is_two_lines(tmp_path):
+    number = {"value": None, "what": "a figure", "source": "a paper"}
+    roots.write_root(
+        tmp_path, SEEDS, done=roots.noisy({}), expected={"gain": number, "bad": 0.1}
+    )
+    sure = experiment.Verdict(True, 0.02, 0.01, 0.03, "3 pairs")
+    rules = [
+        experiment.Rule("gain", "b is better", "a paper", lambda table: sure),
+        experiment.Rule("bad", "a is", "another", lambda table: 1 / 0),
+    ]
+    lines, sound = claims.judge(str(tmp_path), rules)
+    assert not sound and lines == [
+        "rule gain: holds: +0.0200, 95 %: +0.0100 to +0.0300",
+        "  b is better (a paper); the paper: no number: a figure; 3 pairs",
+        "rule bad: undecided: no estimate",
+        "  a is (another); the paper: 0.1; ZeroDivisionError: division by zero",
+    ]
+    assert not sweep.look(str(tmp_path)).missed
 
 
 def test_workers_share_the_cores(monkeypatch):

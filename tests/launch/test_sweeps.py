@@ -78,7 +78,10 @@ def test_a_failing_unit_starts_three_times_and_the_others_go_on(run):
     assert "4/6 units" in said
     for name in bad:
         why = store.read_json(units.failure_file(run.root, name))
-        assert (why["code"], why["log"][-1]) == (1, "start 5")
+        assert why["error"] == "exit code 1, start 5"
+        assert why["log"] == worker.log_file(run.root, bad)
+    table = roots.progress(roots.load_root(run.root))
+    assert table["why"].str.contains("exit code 1, start 5; log: ").sum() == 2
     table = roots.progress(roots.load_root(run.root)).set_index("unit")
     assert {table.loc[name, "why"] for name in bad} == {"exit code 1: start 5"}
     assert "rule gain: undecided" in said

@@ -41,6 +41,12 @@ def test_every_reducer_has_a_row(figures):
     assert row == [f"{x:.3f}" for x in want]
 
 
+def test_figures_of_other_kinds_are_no_reducers(figures):
+    more = {"strength/1/accuracy": 0.5, "against_gold/rate": 0.1, "members/nll": 0.6}
+    more |= {"best_of_4/gold": 1.0, "reducer/min/best_of_4/gold": 1.0}
+    assert list(tables.reducer_table({"s": more}).rows) == ["s: one member", "s: min"]
+
+
 def test_only_sets_with_an_uncertainty_have_one(figures):
     table = tables.doubt_table(figures)
     assert list(table.rows) == ["valid"]
@@ -64,6 +70,8 @@ def test_figures_of_a_running_run_are_told_from_sources(figures, tmp_path):
     values |= {f"eval/s/web/{k}": v for k, v in figures["valid"].items()}
     with writer.RunWriter(tmp_path, step=-1) as w:
         w.write_metrics(1, values)
+    info = {"data": {"s": {"fingerprints": {"web": "x", "code": "y"}}}}
+    store.write_json(tmp_path / "run.json", schemas.stamped("run.json", info))
     found, _ = tables.final_evals(runs.load_run(str(tmp_path)))
     assert found["s"].pop("sources") == {"web": figures["valid"]}
     assert found == {"s": figures["valid"]}

@@ -169,6 +169,12 @@ def text_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", page).split())
 
 
+def of_sources(name="valid", *sources) -> dict:
+    """run.json of a set that is a mixture."""
+    prints = dict.fromkeys(sources or ("help", "harm"), "x")
+    return {"data": {name: {"fingerprints": prints}}}
+
+
 def points(line) -> np.ndarray:
     return np.stack([line.get_xdata(), line.get_ydata()], 1)
 
@@ -551,6 +557,7 @@ def test_the_sources_of_a_mixture_have_rows_of_their_own(tmp_path):
     line = {"step": 5, "eval/valid/nll": 0.6, "eval/valid/harm/nll": 0.7}
     store.write_text(str(tmp_path / "metrics.jsonl"), json.dumps(line) + "\n")
     store.write_text(str(tmp_path / "config.json"), '{"schema_version": 1}')
+    store.write_json(tmp_path / "run.json", schemas.stamped("run.json", of_sources()))
     found, _ = tables.final_evals(runs.load_run(str(tmp_path)))
     assert found == {"valid": {"nll": 0.6, "sources": {"harm": {"nll": 0.7}}}}
 
@@ -572,8 +579,11 @@ def test_the_audit_of_each_source_of_a_mixture_is_shown():
 def test_each_set_of_a_mixture_has_curves_of_its_sources(tmp_path):
     names = ("train/nll", "train/a/nll", "train/b/nll", "eval/valid/nll")
     names += ("eval/valid/a/nll", "train/grad_norm", "train/seconds")
+    names += ("eval/valid/members/nll", "eval/valid/uncertainty/nll")  # no sources
+    names += ("eval/valid/reducer/min/nll", "eval/valid/strength/1/accuracy")
     lines = [{"step": n, **dict.fromkeys(names, 0.5)} for n in (1, 2)]
-    run = runs.Run(str(tmp_path), {}, {}, {}, {}, lines, (), (), {}, None, ())
+    info = {"data": {k: of_sources(k, "a", "b")["data"][k] for k in ("train", "valid")}}
+    run = runs.Run(str(tmp_path), {}, {}, {}, info, lines, (), (), {}, None, ())
     captions = [picture.caption for picture in html._curves(run)]
     ends = "first to last value: "
     assert captions == [
@@ -585,6 +595,18 @@ def test_each_set_of_a_mixture_has_curves_of_its_sources(tmp_path):
         f"{ends}a 0.5 to 0.5, b 0.5 to 0.5.",
         f"Gradient norm (global norm), {ends}train 0.5 to 0.5.",
     ]
+
+
+def test_a_metric_of_a_single_step_has_no_curve_but_a_word(tmp_path):
+    lines = [{"step": 1, "train/nll": 0.5, "eval/valid/nll": 0.6}]
+    lines.append({"step": 1, "train/loss": 0.5})
+    lines.append({"step": 2, "train/loss": 0.4})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    page = store.read_text(report.write_report(tmp_path))
+    assert page.count("<svg") == 1
+    word = "No curve yet, a single point: Negative log-likelihood."
+    assert word in text_of(page) and "No training metrics" not in page
 
 
 def test_many_curves_look_different_and_the_legend_is_below_them():

@@ -76,7 +76,7 @@ def test_progress_while_units_run(made):
         file.write('{"step": 5, "train/skips": 7')  # torn
     remove(units / "u02", "evals.json", "metrics.jsonl", "timing.jsonl", "run.json")
     remove(units / "u03", "evals.json")
-    roots.write_failed(units / "u03", "rm-jax: no more memory", "")
+    roots.write_failed(units / "u03", "exit code 1, rm-jax: no more memory")
     for file in (units / "u04").iterdir():
         file.unlink()
     table = root.progress(root.load_root(str(made))).set_index("unit")
@@ -89,7 +89,8 @@ def test_progress_while_units_run(made):
     assert list(table["skips"]) == [1, 1, 0, 1, 0]
     assert list(table["alarms"]) == [1, 1, 1, 1, 0]
     assert list(table["loss.name"]) == ["bt", "bt", "hinge", "hinge", "bt"]
-    assert list(table["why"]) == ["", "", "", "exit code 1: rm-jax: no more memory", ""]
+    why = f"exit code 1, rm-jax: no more memory; log: {made}/logs/u03.log"
+    assert list(table["why"]) == ["", "", "", why, ""]
 
 
 def test_steps_of_a_run_that_counts_epochs(made):
