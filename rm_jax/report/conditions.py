@@ -150,7 +150,7 @@ def default_baseline(over: Root, null: bool) -> Keys:
     """The first key of a world's sweep with its first value; {} where none differs.
 
     First is the key that changes least often from unit to unit, as the first of a
-    product does.
+    product does. Keys that change with it alone, as those of a zip, go with it.
     """
     units = [unit.keys for unit in over.units if unit.null == null]
     turns = {
@@ -159,7 +159,12 @@ def default_baseline(over: Root, null: bool) -> Keys:
     }
     turns = {key: n for key, n in turns.items() if n}
     key = min(turns, key=turns.get, default=None)
-    return {} if key is None else {key: compare.plain(units[0][key])}
+    if key is None:
+        return {}
+    own = lambda unit, name: compare.plain(unit[name])
+    pairs = lambda name: {(own(unit, key), own(unit, name)) for unit in units}
+    with_it = [name for name in turns if len(pairs(name)) == len(pairs(key))]
+    return {name: own(units[0], name) for name in with_it}
 
 
 def compared(

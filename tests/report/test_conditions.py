@@ -241,3 +241,12 @@ def test_selecting_by_a_figure_without_a_better_is_refused(tmp_path):
         conditions.select(table, "valid/nll", "test/nll", found, ["init_seed"])
     with pytest.raises(ValueError, match="no figure 'valid/ece'"):
         conditions.select(table, "valid/ece", "test/nll", found, [])
+
+
+def test_keys_of_a_zip_are_one_key_of_the_baseline(tmp_path):
+    keys = [{"loss.margin": -m, "loss.strength": m, "data.noise": n}
+            for m in (0.0, 1.0) for n in (0.0, 0.25)]  # fmt: skip
+    units = [{**k, "init_seed": s} for k in keys for s in (0, 1)]
+    over, _ = made(tmp_path, units, roots.noisy({}))
+    found = conditions.default_baseline(over, False)
+    assert found == {"loss.margin": 0.0, "loss.strength": 0.0}
