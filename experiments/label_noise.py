@@ -102,7 +102,7 @@ def margin(table: Any) -> Verdict:
 def smooth(table: Any) -> Verdict:
     """Smoothing every label by .1 gains something, without an ensemble."""
     a, b = {"loss.name": "bt"}, {"loss.name": "label_smooth"}
-    return above(difference(_plain(table), METRIC, a, b, SEEDS))
+    return above(difference(table[_plain(table)], METRIC, a, b, SEEDS))
 
 
 def _of_ensemble(table: Any, metric: str) -> Any:
@@ -111,17 +111,20 @@ def _of_ensemble(table: Any, metric: str) -> Any:
 
 def _gain(table: Any, rule: str) -> Any:
     """Of a remedy over plain Bradley-Terry."""
-    key = "data.denoise.rule"
-    plain = _plain(table)
-    of = table["unit"].isin(plain[plain["loss.name"] == "bt"]["unit"])
-    rows = table[of | (table[key] == rule)]
-    return difference(rows, METRIC, {key: None}, {key: rule}, SEEDS)
+    plain = _plain(table) & (table["loss.name"] == "bt")
+    mended = _mended(table) & (table["data.denoise.rule"] == rule)
+    rows = table.assign(mended=mended)[plain | mended]
+    return difference(rows, METRIC, {"mended": False}, {"mended": True}, SEEDS)
+
+
+def _mended(table: Any) -> Any:
+    """Units that learn from labels of an ensemble."""
+    return table["data.denoise.scores"].astype(str).str.startswith("after")
 
 
 def _plain(table: Any) -> Any:
     """Single models on the labels as they are."""
-    alone = table["members.count"].isna() & table["data.denoise.rule"].isna()
-    return table[alone]
+    return (table["members.count"] == 1) & ~_mended(table)
 
 
 RULES = (

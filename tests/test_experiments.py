@@ -5,6 +5,7 @@ import pandas
 import pytest
 
 from rm_jax import experiment
+from rm_jax.config import flatten
 from rm_jax.launch import units
 
 NAMES = ("ensemble_uncertainty", "kwise", "label_noise", "loss_variants", "margin")
@@ -84,15 +85,18 @@ def loaded():
     return {name: experiment.load(f"rm_jax:{name}") for name in NAMES}
 
 
-def table_of(changes, null, figures):
+def table_of(found, changes, null, figures):
     """As `report.root.figures` gives it; the figures of each unit a little off."""
     rng = np.random.default_rng(0)
+    base = flatten(found.base.to_dict())
+    keys = dict.fromkeys(key for unit in (*found.units, *found.null) for key in unit)
     rows = []
     for i, unit in enumerate(changes):
+        plain = {key: unit.get(key, base.get(key)) for key in keys}
+        for key, value in plain.items():
+            if isinstance(value, str):
+                plain[key] = value.replace("${after", "after")
         own = {k: v + 1e-4 * rng.normal() for k, v in figures(unit).items()}
-        plain = {
-            k: v if isinstance(v, int | float) else str(v) for k, v in unit.items()
-        }
         rows.append({"unit": f"u{i}", "null": null, **plain, **own})
     return pandas.DataFrame(rows)
 
@@ -108,7 +112,7 @@ def test_every_experiment_has_units_and_a_null_world(loaded, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_rules_hold_where_the_claim_is_true(loaded, name):
     found = loaded[name]
-    table = table_of(found.units, False, PLANTED[name][0])
+    table = table_of(found, found.units, False, PLANTED[name][0])
     said = {rule.name: rule.decide(table) for rule in found.rules}
     assert {n: v.holds for n, v in said.items()} == dict.fromkeys(said, True), said
 
@@ -116,7 +120,7 @@ def test_rules_hold_where_the_claim_is_true(loaded, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_rules_do_not_hold_where_it_is_false(loaded, name):
     found = loaded[name]
-    table = table_of(found.null, True, PLANTED[name][1])
+    table = table_of(found, found.null, True, PLANTED[name][1])
     said = {rule.name: rule.decide(table) for rule in found.rules}
     assert not [n for n, v in said.items() if v.holds], said
 
