@@ -167,7 +167,7 @@ def test_needs_that_differ_in_seeds_alone_have_their_names(run, edited):
 class InProcess(Pool):
     """Workers of this process that do train."""
 
-    def ended(self):
+    def ended(self, within):
         group, self._group = self._group, None
         return [(group, worker.work(self.root, group, io.StringIO()))]
 
