@@ -71,12 +71,7 @@ def choose(
     name, init = values.pop("name"), values.pop("init")
     head = find(name)
     for knob, value in values.items():
-        if knob not in head.knobs:
-            raise ValueError(
-                f"config.model.head.{knob}: head {name} has the knobs "
-                f"{dict(head.knobs)}"
-            )
-        _check(f"config.model.head.{knob}", value, head.knobs[knob])
+        _check_knob(name, knob, value)
     if init == "zero" and not head.zero:
         raise ValueError(
             f"config.model.head.init = 'zero': the head {name} has parts that differ "
@@ -92,8 +87,21 @@ def choose(
     return name, {**head.knobs, **values}
 
 
+def _check_knob(name: str, knob: str, value: Any) -> None:
+    head, where = find(name), f"config.model.head.{knob}"
+    if knob not in head.knobs:
+        raise ValueError(f"{where}: head {name} has the knobs {dict(head.knobs)}")
+    default = head.knobs[knob]
+    if knob in head.one_each and hasattr(value, "items"):
+        for attribute in value:
+            _check(f"{where}[{attribute!r}]", value[attribute], default)
+    else:
+        _check(where, value, default)
+
+
 def _check(where: str, value: Any, default: Any) -> None:
     """A knob has the type of its default; whole numbers count something, so from 1."""
+    limit = ""
     if isinstance(default, tuple):
         ok = isinstance(value, tuple | list) and all(_counts(n) for n in value)
     elif isinstance(default, Mapping):
@@ -101,14 +109,17 @@ def _check(where: str, value: Any, default: Any) -> None:
             isinstance(v, int | float) and math.isfinite(v) for v in value.values()
         )
     elif isinstance(default, float):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        ok = number and 0.0 <= value < 1.0
+        limit = ", from 0 to below 1" if default < 1 else ", above 0"
+        ok = isinstance(value, int | float) and not isinstance(value, bool)
+        ok = ok and (0 <= value < 1 if default < 1 else 0 < value < math.inf)
     elif isinstance(default, int):
         ok = _counts(value)
     else:
         ok = isinstance(value, type(default))
     if not ok:
-        raise ValueError(f"{where} = {value!r:.80}: want a value like {default!r}")
+        raise ValueError(
+            f"{where} = {value!r:.80}: want a value like {default!r}{limit}"
+        )
 
 
 def _counts(value: Any) -> bool:

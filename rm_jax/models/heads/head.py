@@ -32,7 +32,9 @@ class Head(NamedTuple):
       apply: (parameters, Pooled, arch, key) -> {"scores": [b s], name: [b s ...]}; a
         key means training, None an evaluation.
       outputs: name -> (arch -> shape after [b s]) of what comes beside the scores.
-      knobs: name -> default, of `config.model.head`.
+      knobs: name -> default, of `config.model.head`. A value has the type of the
+        default. A fraction is from 0 to below 1 if the default is; any other one is
+        above 0. Whole numbers are from 1.
       prompt: whether Pooled.prompt is read.
       of_attributes: whether it predicts the ratings of the data.
       steps: outputs that are one a step, [e k p]; with any, each step of a response is
@@ -40,6 +42,8 @@ class Head(NamedTuple):
       combine: (outputs [e k ...], present [e k], arch) -> outputs; for heads whose
         scores depend on the other responses of the example, or on their steps.
       zero: whether it may start at 0; else it has a start of its own.
+      one_each: knobs that are a number for all attributes or a mapping attribute ->
+        number.
     """
 
     init: Callable[[Array, ArchConfig], Any]
@@ -51,6 +55,7 @@ class Head(NamedTuple):
     steps: tuple[str, ...] = ()
     combine: Callable[[Outputs, Array, ArchConfig], Outputs] | None = None
     zero: bool = True
+    one_each: tuple[str, ...] = ()
 
 
 def single(arch: ArchConfig) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """What heads are made of; all in float32 with the highest matmul precision."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,34 @@ def hidden(key: Array, n: int, m: int) -> dict[str, Array]:
     """A hidden layer: kernel N(0, 2/n) (He 2015, for ReLU), bias 0."""
     kernel = jax.random.normal(key, (n, m), jnp.float32) * math.sqrt(2.0 / n)
     return {"kernel": kernel, "bias": jnp.zeros((m,), jnp.float32)}
+
+
+def hidden_layers(keys: Array, n: int, sizes: Sequence[int]) -> dict[str, Any]:
+    """{"hidden_0": ..., "hidden_1": ...} from n inputs, one a size and a key."""
+    inputs = (n, *sizes)
+    return {f"hidden_{i}": hidden(keys[i], inputs[i], m) for i, m in enumerate(sizes)}
+
+
+def through(
+    params: Mapping[str, Any],
+    x: Float[Array, "*b d"],
+    rate: float,
+    key: Array | None,
+    layers: int,
+) -> Float[Array, "*b n"]:
+    """relu(W_n ... relu(W_1 x + b_1) ... + b_n), with dropout after each layer.
+
+    Args:
+      params: with those of `hidden_layers`.
+      x: what the first layer sees.
+      rate: of dropout.
+      key: of dropout; None in an evaluation, which drops nothing.
+      layers: how many.
+    """
+    for i in range(layers):
+        x = jax.nn.relu(affine(x, params[f"hidden_{i}"]))
+        x = dropped(x, rate, key, i)
+    return x
 
 
 def dropped(h: Array, rate: float, key: Array | None, i: int) -> Array:

@@ -1,5 +1,6 @@
 """Ratings of the data and their weighted sum: as numbers, quantiles or Gaussians."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -28,14 +29,23 @@ def _attributes(params: Any, x: Pooled, arch: ArchConfig, key: Array | None) -> 
 
 def _weights(arch: ArchConfig) -> Float[Array, "a"]:
     given = dict(arch.knob("weights"))
-    if unknown := sorted(set(given) - set(arch.attributes)):
-        raise ValueError(
-            f"config.model.head.weights names {unknown}; the training data have the "
-            f"attributes {list(arch.attributes)}"
-        )
+    check_names(arch, "weights", given)
     if not given:
         return jnp.full((len(arch.attributes),), 1.0 / len(arch.attributes))
     return jnp.asarray([given.get(name, 0.0) for name in arch.attributes], jnp.float32)
+
+
+def check_names(arch: ArchConfig, knob: str, names: Iterable[str]) -> None:
+    """Refuses names in a knob that are no attributes.
+
+    Raises:
+      ValueError: with the unknown ones and the attributes of the training data.
+    """
+    if unknown := sorted(set(names) - set(arch.attributes)):
+        raise ValueError(
+            f"config.model.head.{knob} names {unknown}; the training data have the "
+            f"attributes {list(arch.attributes)}"
+        )
 
 
 def _quantiles_init(key: Array, arch: ArchConfig) -> dict[str, Array]:

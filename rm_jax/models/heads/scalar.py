@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from rm_jax.models.arch import ArchConfig
 from rm_jax.models.heads.head import Head, Outputs, Pooled
-from rm_jax.models.heads.layers import affine, dot, dropped, hidden, start
+from rm_jax.models.heads.layers import dot, hidden_layers, start, through
 
 
 def _linear_init(key: Array, arch: ArchConfig) -> Array:
@@ -20,21 +20,16 @@ def _linear(params: Array, x: Pooled, arch: ArchConfig, key: Array | None) -> Ou
 
 
 def _mlp_init(key: Array, arch: ArchConfig) -> dict[str, Any]:
-    keys = jax.random.split(key, len(arch.knob("hidden")) + 1)
-    layers, n = {}, arch.d_model
-    for i, m in enumerate(arch.knob("hidden")):
-        layers[f"hidden_{i}"] = hidden(keys[i], n, m)
-        n = m
-    return layers | {"kernel": start(keys[-1], arch, n)}
+    sizes = arch.knob("hidden")
+    keys = jax.random.split(key, len(sizes) + 1)
+    layers = hidden_layers(keys, arch.d_model, sizes)
+    return layers | {"kernel": start(keys[-1], arch, (arch.d_model, *sizes)[-1])}
 
 
 def _mlp(params: Any, x: Pooled, arch: ArchConfig, key: Array | None) -> Outputs:
     """r = w · relu(W_n ... relu(W_1 h + b_1) ... + b_n), dropout after each (GRM)."""
-    h = x.response
-    for i in range(len(arch.knob("hidden"))):
-        layer = params[f"hidden_{i}"]
-        h = jax.nn.relu(affine(h, layer))
-        h = dropped(h, arch.knob("dropout"), key, i)
+    rate, layers = arch.knob("dropout"), len(arch.knob("hidden"))
+    h = through(params, x.response, rate, key, layers)
     return {"scores": dot(h, params["kernel"])}
 
 
