@@ -6,12 +6,13 @@
 
 arg: SIZE-STAGE, SIZE of configs/llama.py. rate: squared error of each rating, for which
 the paper solves a ridge regression on a frozen model; gate: Bradley-Terry with only the
-gate trained, at the paper's rate and batch. Of each rating a share of the verbosity is
-taken off; the paper fits one a rating, ours is one constant. Ours is also one hidden
-layer without dropout or temperature, the paper's three, .2 and 10. Full size on the
-five ratings of HelpSteer2; the paper's nineteen and its 80,000 pairs are of many sets.
-From random parameters unless --config.model.init=RUN, and a frozen trunk should not be
-random.
+gate trained, at the paper's rate and batch. The gate is the paper's: 3 hidden layers of
+1024, dropout .2, temperature 10; tiny has 3 of 32. Of each rating a share of the
+verbosity is taken off. The paper fits one a rating until it no longer goes with the
+verbosity, ours is .1 of all: give those of your data as a mapping to
+config.model.head.debias, to both stages alike. Full size on the five ratings of
+HelpSteer2; the paper's nineteen and its 80,000 pairs are of many sets. From random
+parameters unless --config.model.init=RUN, and a frozen trunk should not be random.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +33,9 @@ def get_config(arg: str = "tiny-rate") -> ConfigDict:
         {
             "name": "gated",
             "init": "zero" if stage == "rate" else "normal",
-            "hidden": 32 if size == "tiny" else 1024,
+            "hidden": (32 if size == "tiny" else 1024,) * 3,
+            "dropout": 0.2,
+            "temperature": 10.0,
             "verbosity": "verbosity",
             "debias": 0.1,  # ours
         }

@@ -100,7 +100,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.dropout = 0.0  # packed = padded holds exactly only at 0
     c.model.dtype = "float32"  # or "bfloat16": compute; parameters stay float32
     c.model.remat = "none"  # or "layer": recompute each layer in the backward pass
-    c.model.head = ConfigDict()  # see rm_jax/models/heads.py: the name and its knobs
+    c.model.head = ConfigDict()  # see rm_jax/models/heads: the name and its knobs
     c.model.head.name = "linear"
     # How its last kernel starts: "zero", or "normal": N(0, 1/(d+1)), Stiennon 2020;
     # odin and pair cannot be "zero". With model.init the head of that run is replaced

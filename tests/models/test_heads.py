@@ -58,7 +58,7 @@ def arrays(tree):
 
 SMALL = {
     "mlp": {"hidden": (5, 4)},
-    "gated": {"hidden": 5, "verbosity": "long", "debias": 0.25},
+    "gated": {"hidden": (5, 4), "verbosity": "long", "debias": 0.25},
     "quantiles": {"quantiles": 4},
     "bottleneck": {"latent": 4},
     "length_expert": {"hidden": 3},
@@ -125,16 +125,69 @@ def test_attributes_and_their_weights(weights, row):
 
 
 def test_gated():
-    a, x = arch("gated", hidden=5, verbosity="long", debias=0.25), pooled()
+    a, x = arch("gated", **SMALL["gated"], temperature=2.0), pooled()
     p = arrays(made(a))
     y = x.response @ p["attributes"]["kernel"] + p["attributes"]["bias"]
-    h = np.maximum(x.prompt @ p["hidden"]["kernel"] + p["hidden"]["bias"], 0)
-    gate = softmax(h @ p["gate"], axis=-1)
+    h = x.prompt
+    for i in range(2):
+        h = np.maximum(h @ p[f"hidden_{i}"]["kernel"] + p[f"hidden_{i}"]["bias"], 0)
+    gate = softmax(h @ p["gate"] / 2, axis=-1)
     found = run(a, made(a), x)
     close(found["gate"], gate)
     close(found["attributes"], y)
     clean = np.stack([y[..., 0] - 0.25 * y[..., 1], y[..., 1]], -1)
     close(found["scores"], (gate * clean).sum(-1))
+
+
+# A gate without hidden layers reads the prompt's first number: logits (8 log 3, 0).
+# The response's first two numbers are its ratings, 1 of help and 2 of length.
+BY_HAND = {
+    "attributes": {"kernel": np.eye(D, 2, dtype=np.float32), "bias": np.zeros(2, "f")},
+    "gate": np.float32(8 * np.log(3)) * np.eye(D, 2, dtype=np.float32) * [1, 0],
+}
+ONE = Pooled(
+    np.float32([[[1, 2, 0, 0, 0, 0]]]),
+    np.float32([[[1, 0, 0, 0, 0, 0]]]),
+    np.float32([[9]]),
+)
+
+
+@pytest.mark.parametrize("temperature, share", [(8.0, 3 / 4), (4, 9 / 10)])
+def test_logits_of_the_gate_are_divided_by_the_temperature(temperature, share):
+    a = arch("gated", hidden=(), temperature=temperature)
+    found = run(a, BY_HAND, ONE)
+    close(found["gate"][0, 0], [share, 1 - share])
+    close(found["scores"], [[share * 1 + (1 - share) * 2]])
+
+
+@pytest.mark.parametrize(
+    "debias, help_, long",
+    [
+        (0.0, 1.0, 2.0),
+        (0.5, 0.0, 2.0),
+        ({"help": 0.25}, 0.5, 2.0),
+        (FrozenConfigDict({"help": 0.25, "long": 0.0}), 0.5, 2.0),
+        ({}, 1.0, 2.0),
+    ],
+)
+def test_what_is_taken_off_for_verbosity(debias, help_, long):
+    a = arch("gated", hidden=(), temperature=8.0, verbosity="long", debias=debias)
+    a = from_json(json.loads(json.dumps(a.to_json())))
+    found = run(a, BY_HAND, ONE)
+    close(found["scores"], [[3 / 4 * help_ + 1 / 4 * long]])
+    close(found["attributes"], [[[1, 2]]])  # the ratings stay what they are
+
+
+def test_the_gate_drops_in_training_only():
+    x = pooled()
+    a = arch("gated", hidden=(64, 64), dropout=0.5, temperature=1.0)
+    p = made(a)
+    kept = run(arch("gated", hidden=(64, 64), dropout=0.0, temperature=1.0), p, x)
+    close(run(a, p, x)["gate"], kept["gate"])
+    one, other = (run(a, p, x, jax.random.key(i)) for i in (0, 1))
+    assert (one["gate"] != kept["gate"]).any(), "nothing dropped"
+    assert (one["gate"] != other["gate"]).any(), "the same dropped"
+    close(one["attributes"], kept["attributes"])
 
 
 def test_quantiles_and_gaussian():
@@ -228,6 +281,12 @@ def test_zero_starts_at_no_preference():
         ({"name": "mlp", "dropout": 1.0}, "dropout = 1.0: want"),
         ({"name": "bottleneck", "latent": 2.5}, "latent = 2.5: want"),
         ({"name": "gated", "verbosity": 1}, "verbosity = 1: want"),
+        ({"name": "gated", "hidden": 1024}, "hidden = 1024: want a value like .1024"),
+        ({"name": "gated", "temperature": 0.0}, "temperature = 0.0: .* above 0"),
+        ({"name": "gated", "temperature": np.inf}, "temperature = inf: .* above 0"),
+        ({"name": "gated", "debias": 1.0}, "debias = 1.0: .*0 to below 1"),
+        ({"name": "gated", "debias": {"help": -0.1}}, r"debias\['help'\] = -0.1: want"),
+        ({"name": "gated", "dropout": {"help": 0.1}}, "dropout = .*: want"),
         ({"name": "attributes", "weights": {"a": "x"}}, "weights = .*: want"),
         ({"name": "json:dumps"}, "want an rm_jax.models.heads.Head"),
     ],
@@ -255,8 +314,21 @@ def test_ratings_that_the_data_have_not():
     a = arch("attributes", weights={"helpful": 1.0})
     with pytest.raises(ValueError, match=r"\['helpful'\].*\['help', 'long'\]"):
         run(a, made(a), pooled())
-    a = arch("gated", hidden=5, verbosity="wordy")
-    with pytest.raises(ValueError, match="'wordy'.*'help', 'long'"):
+
+
+@pytest.mark.parametrize(
+    "knobs, message",
+    [
+        ({"verbosity": "wordy"}, "'wordy'.*'help', 'long'"),
+        ({"verbosity": "long", "debias": {"a": 0.1}}, r"\['a'\].*'help', 'long'"),
+        ({"verbosity": "long", "debias": {"long": 0.1}}, "'long'.* leave it out"),
+        ({"debias": 0.1}, "debias = 0.1 is of no .*verbosity, one of .'help'"),
+        ({"debias": {"help": 0.1}}, "debias = {'help': 0.1} is of no"),
+    ],
+)
+def test_verbosity_that_the_gate_cannot_take_off(knobs, message):
+    a = arch("gated", hidden=(5,), **knobs)
+    with pytest.raises(ValueError, match=message):
         run(a, made(a), pooled())
 
 
