@@ -27,12 +27,17 @@ def straight(make, tmp_path_factory):
 
 @pytest.fixture
 def nothing_left():
-    """Signal handlers come back and our threads end, whatever the test does."""
+    """Signal handlers come back and our threads end, whatever the test does.
+
+    A shell starts what is in the background with SIGINT ignored: not here.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     handlers = [signal.getsignal(n) for n in numbers]
     yield
     assert [signal.getsignal(n) for n in numbers] == handlers
     assert ours() == []
+    signal.signal(signal.SIGINT, before)
 
 
 def ours():
