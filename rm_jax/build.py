@@ -129,6 +129,7 @@ def build(
         data = datasets.open_data(config, kept, say)
     for line in losses_module.check_labels(objective, datasets.label_counts(data)):
         say(f"WARNING {line}")
+    losses_module.check_values(objective, functools.partial(datasets.first_not, data))
     strengths = config.data.denoise.scores and config.data.denoise.rule == "strength"
     if strengths and "strength" not in objective.needs:
         say(

@@ -80,6 +80,30 @@ def test_a_knob_that_needs_a_label(config, tmp_path):
         tiny.train(made, tmp_path / "run")
 
 
+RATED = PAIR | {"ratings": {"good": [1, 0]}}
+OUTSIDE = [
+    ("binary", RATED | {"ratings": {"good": [1, 3]}}, "ratings 3", r"\[0, 1\]"),
+    ("ordinal", RATED | {"ratings": {"good": [5, None]}}, "ratings 5",
+     r"\[0, 4\], 1 apart"),
+    ("ordinal", RATED | {"ratings": {"good": [None, 2.5]}}, "ratings 2.5", "1 apart"),
+    ("scaled_bt", STRONG | {"strength": -0.5}, "strength -0.5", r"\[0, inf\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss, bad, value, limit", OUTSIDE)
+def test_a_label_that_a_loss_cannot_use_is_named(
+    config, tmp_path, loss, bad, value, limit
+):
+    good = STRONG if "strength" in bad else RATED
+    head = {"model__head__name": "attributes"} if loss == "ordinal" else {}
+    sources = {"a": [good] * 2, "b": [good, good, bad]}
+    words = f"^config.data.train.b = .*example .2. has {value}, .*{loss}.*in {limit}"
+    with pytest.raises(ValueError, match=words):
+        tiny.train(config(loss, sources, **head), tmp_path / "run")
+    with pytest.raises(AssertionError, match="a step was made"):
+        tiny.train(config(loss, {"a": [good] * 2}, **head), tmp_path / "run")
+
+
 def test_some_rows_without_the_label_are_counted_by_source(config, tmp_path):
     made = config("scaled_bt", {"a": [STRONG] * 2, "b": [STRONG, PAIR, PAIR, PAIR]})
     stream = io.StringIO()

@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from rm_jax import store
 from rm_jax.data import cache, contamination, rankings, sources
 from rm_jax.data.audit import audit
@@ -183,6 +185,34 @@ def label_counts(data: Data) -> dict[str, dict[str, int]]:
         where = f"config.data.train.{name}" if name else "config.data.train"
         out[f"{where} = {spec!r}"] = {"examples": own["examples"], **own["given"]}
     return out
+
+
+def first_not(
+    data: Data, field: str, holds: Callable[[np.ndarray], np.ndarray]
+) -> tuple[str, str, float] | None:
+    """The first value of a training label that may not be had, None where all may.
+
+    Args:
+      data: of a run.
+      field: an array of the set, one value an example or a response.
+      holds: whether each value may be had.
+
+    Returns:
+      what config calls the source, the example's id, the value.
+    """
+    train, values = data.train, data.train.arrays[field]
+    bad = np.argwhere(~holds(values))
+    if not len(bad):
+        return None
+    example = int(bad[0][0])
+    if len(values) != len(train):  # one a response
+        first = train.arrays["example_branch"] - np.arange(len(train) + 1)
+        example = int(np.searchsorted(first, example, side="right")) - 1
+    name = train.sources[train.arrays["source"][example]] if train.sources else ""
+    where = f"config.data.train.{name}" if name else "config.data.train"
+    spec = data.specs["train"][name]
+    value = float(values[tuple(bad[0])])
+    return f"{where} = {spec!r}", train.ids(example + 1)[-1], value
 
 
 def epoch_line(data: Mapping[str, Any], order: Order) -> str:

@@ -21,6 +21,7 @@ from rm_jax.losses.checks import (
     check_outputs,
     check_parameter_terms,
     check_terms,
+    check_values,
 )
 from rm_jax.losses.distributional import gaussian_mle, gaussian_reparam, quantile
 from rm_jax.losses.grm import grm_dpo, grm_sft
@@ -72,6 +73,7 @@ __all__ = [
     "check_parameter_terms",
     "check_outputs",
     "check_terms",
+    "check_values",
     "choose",
     "example_terms",
     "global_terms",
@@ -155,7 +157,8 @@ def choose(
     A loss says what it cannot do without in attributes: labels, two responses that are
     compared or log p of tokens, in `fn.needs = ("strength", "pairs", "token_logp")`,
     outputs of the head in `fn.outputs = ("attributes",)`;
-    a knob that needs a label when it is not 0 has `Needs("strength")` in its type.
+    a knob that needs a label when it is not 0 has `Needs("strength")` in its type; what
+    values of a label it can use it says in `fn.allows`, see `knobs.Allowed`.
 
     Args:
       config_loss: {"name": ..., knob: value, ..., "regularizers": {name: {knob: ...}}};
@@ -181,7 +184,9 @@ def choose(
     if "loss" in found:
         raise ValueError("a regularizer cannot be named 'loss': rename it")
     needs = _needs(fn, found, hparams, where)
-    return Objective(fn, found, hparams, needs, _outputs(fn, found, where))
+    allowed = getattr(fn, "allows", lambda hparams: {})(hparams["loss"])
+    allows = tuple((field, values, where) for field, values in allowed.items())
+    return Objective(fn, found, hparams, needs, _outputs(fn, found, where), allows)
 
 
 def example_terms(

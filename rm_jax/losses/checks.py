@@ -58,6 +58,30 @@ def check_labels(
     return said
 
 
+def check_values(
+    objective: Objective,
+    first_not: Callable[[str, Callable], tuple[str, str, float] | None],
+) -> None:
+    """Fails where a label has a value that the objective cannot use.
+
+    Args:
+      objective: of `choose`.
+      first_not: (field of Labels, whether values may be had) -> what config calls the
+        source, id and value of the first one that may not; None where all may.
+
+    Raises:
+      ValueError: naming the source, the example, the value and the values allowed.
+    """
+    for field, allowed, who in objective.allows:
+        if found := first_not(field, allowed.holds):
+            source, example, value = found
+            raise ValueError(
+                f"{source}: example {example!r} has {field} {value:g}, which {who} "
+                f"cannot use: want it in {allowed}; rescale the field, or choose "
+                "another loss or its knobs"
+            )
+
+
 def check_outputs(
     objective: Objective, head: str, outputs: Set[str], known: Mapping[str, Set[str]]
 ) -> None:

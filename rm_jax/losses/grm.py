@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rm_jax.losses.knobs import Range
 from rm_jax.losses.pairwise import mean_of_pairs, pairs
@@ -45,7 +45,7 @@ def grm_sft(
     """
     present = labels.present > 0
     logp = jnp.where(present, out.token_logp, 0.0)
-    return _of_winners(out, labels, hparams, lambda i, j: i, logp)
+    return _of_winners(out, labels, hparams, lambda i, j: i, logp, present)
 
 
 def grm_dpo(
@@ -53,7 +53,7 @@ def grm_dpo(
 ) -> Float[Array, "e"]:
     """sp(-β (h_w - h_l)), h = log π(y | x) - log π_ref(y | x), a mean over pairs.
 
-    A response without reference_logp has h = 0.
+    A pair of which a response has no reference_logp is left out.
 
     Args:
       out: token_logp [e k].
@@ -65,7 +65,8 @@ def grm_dpo(
     ours, theirs = (
         jnp.where(given, x, 0.0) for x in (out.token_logp, labels.reference_logp)
     )
-    return _of_winners(out, labels, hparams, lambda i, j: i - j, ours - theirs)
+    lead = lambda i, j: i - j
+    return _of_winners(out, labels, hparams, lead, ours - theirs, given)
 
 
 def _of_winners(
@@ -74,9 +75,11 @@ def _of_winners(
     hparams: GrmKnobs,
     lead: Callable[[Array, Array], Array],
     h: Float[Array, "e k"],
+    given: Bool[Array, "e k"],
 ) -> Float[Array, "e"]:
     """Mean over pairs of sp(-β lead(h of the winner, h of the loser))."""
     p = pairs(out, labels)
+    p = p._replace(compared=p.compared & given[:, :, None] & given[:, None, :])
     i, j = h[:, :, None], h[:, None, :]
     cost = lambda x: jax.nn.softplus(-hparams.beta * x)
     both = p.chance * cost(lead(i, j)) + (1.0 - p.chance) * cost(lead(j, i))

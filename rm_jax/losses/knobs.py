@@ -36,6 +36,30 @@ class Range(NamedTuple):
         return f"[{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
 
 
+class Allowed(NamedTuple):
+    """The values of a label that a loss can use: in [low, high], `step` apart unless 0.
+
+    A loss has `fn.allows = lambda hparams: {field of Labels: Allowed(...)}`.
+    """
+
+    low: float
+    high: float
+    step: float = 0.0
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Whether each value may be had; one that is not given (NaN) may."""
+        inside = (values >= self.low) & (values <= self.high)
+        if self.step:
+            at = (values - self.low) / self.step
+            inside &= at == np.round(at)
+        return inside | np.isnan(values)
+
+    def __str__(self) -> str:
+        steps = f", {self.step:g} apart" if self.step else ""
+        end = ")" if np.isinf(self.high) else "]"
+        return f"[{self.low:g}, {self.high:g}{end}{steps}"
+
+
 class Needs(NamedTuple):
     """A field of the labels, or "token_logp", that a knob uses unless it is 0."""
 

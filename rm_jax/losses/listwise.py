@@ -1,4 +1,8 @@
-"""Losses on all responses of a prompt at once, which make the prompt one example."""
+"""Losses on all responses of a prompt at once, which make the prompt one example.
+
+A finite `soft` label replaces the ranks, as everywhere: responses 0 and 1 are then the
+only pair, and cost what `bt` costs.
+"""
 
 from typing import NamedTuple
 
@@ -46,7 +50,7 @@ def plackett_luce(
 
     Args:
       out: scores [e k].
-      labels: ranks, present.
+      labels: ranks, present, soft.
       hparams: none.
       key: not used.
 
@@ -59,7 +63,8 @@ def plackett_luce(
     rivals = ranked[:, :, None] & ranked[:, None, :] & worse
     itself = jnp.eye(r.shape[1], dtype=bool)[None]
     level = jnp.where(rivals | itself, r[:, None, :], -jnp.inf)
-    return jnp.sum(jax.nn.logsumexp(level, axis=-1) - r, axis=-1)
+    ranking = jnp.sum(jax.nn.logsumexp(level, axis=-1) - r, axis=-1)
+    return _unless_soft(ranking, out, labels)
 
 
 def best_of_k(
@@ -72,7 +77,7 @@ def best_of_k(
 
     Args:
       out: scores [e k].
-      labels: ranks, present.
+      labels: ranks, present, soft.
       hparams: none.
       key: not used.
 
@@ -86,7 +91,17 @@ def best_of_k(
     known = jnp.any(ranked, axis=1)[:, None]
     # Where nothing is ranked both sums are over everything, and their difference is 0.
     over = lambda kept: jax.nn.logsumexp(jnp.where(kept | ~known, r, -jnp.inf), axis=1)
-    return over(ranked) - over(best)
+    return _unless_soft(over(ranked) - over(best), out, labels)
+
+
+def _unless_soft(
+    ranking: Float[Array, "e"], out: RewardOutput, labels: Labels
+) -> Float[Array, "e"]:
+    """What the ranking of an example costs; its soft label where it has one."""
+    p = pairs(out, labels)
+    cost = either_way(p, lambda delta: jax.nn.softplus(-delta))
+    pair = mean_of_pairs(p, cost, jnp.zeros(()))
+    return jnp.where(jnp.isfinite(labels.soft), pair, ranking)
 
 
 bt_kwise.needs = plackett_luce.needs = best_of_k.needs = ("pairs",)

@@ -5,13 +5,14 @@ sp = softplus. A pair with a chance q of being the right way round, a `soft` lab
 tie (q = 1/2), costs q f(Δ) + (1 - q) f(-Δ); an example is the mean over its pairs.
 """
 
+import math
 from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rm_jax.losses.knobs import Needs
+from rm_jax.losses.knobs import Allowed, Needs
 from rm_jax.losses.pairwise import (
     Margin,
     Positive,
@@ -115,7 +116,8 @@ def scaled_bt(
 ) -> Float[Array, "e"]:
     """f(Δ) = m sp(-Δ), m = scale * strength; a pair of strength 0 costs nothing.
 
-    An example without a strength costs nothing. m = 1 is `bt`.
+    An example without a strength costs nothing. m = 1 is `bt`. Below 0 a pair would be
+    learnt backwards: no run begins with such a strength.
 
     Args:
       out: scores [e k].
@@ -135,7 +137,7 @@ def scaled_bt(
 def hinge(
     out: RewardOutput, labels: Labels, hparams: HingeKnobs, key: Array
 ) -> Float[Array, "e"]:
-    """f(Δ) = max(0, margin - Δ), the margin ranking loss.
+    """f(Δ) = max(0, m - Δ), m = margin, 0 for a tie: the margin ranking loss.
 
     Args:
       out: scores [e k].
@@ -147,7 +149,8 @@ def hinge(
       Herbrich 2000 (large margin rank boundaries).
     """
     p = pairs(out, labels)
-    cost = either_way(p, lambda delta: jax.nn.relu(hparams.margin - delta))
+    m = margins(p, labels, hparams.margin, jnp.zeros(()))
+    cost = either_way(p, lambda delta: jax.nn.relu(m - delta))
     return mean_of_pairs(p, cost, hparams.tie_weight)
 
 
@@ -174,4 +177,5 @@ def margin_mse(
 
 
 adaptive_margin.needs = scaled_bt.needs = ("pairs", "strength")
+scaled_bt.allows = lambda hparams: {"strength": Allowed(0.0, math.inf)}
 margin_bt.needs = hinge.needs = margin_mse.needs = ("pairs",)

@@ -17,11 +17,13 @@ def lora_nnm(params: Any, hparams: WeightKnobs) -> Float[Array, ""]:
     A [m r, n] are the A matrices (transposed) of all members of one layer, one above
     the other; |A|_* is the sum of its singular values, |A|_F the root of the sum of
     their squares. The ratio is between 1 and sqrt(m r), which orthogonal rows of one
-    length reach. (Zhai prints an objective to maximise, +lambda times this ratio.)
+    length reach. (Zhai prints an objective to maximise, +lambda times this ratio, with
+    Bradley-Terry on the ensemble's mean reward; here each member has a loss of its own,
+    as with every ensemble, and this term alone ties them.)
 
     Args:
       params: of all members; leaves `lora/a` are [m n r], [m g n r] in stacks.
-      hparams: the weight is lambda.
+      hparams: the weight is lambda; the source names no value for every model.
 
     Raises:
       ValueError: the model has no adapters.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
+from rm_jax.losses.knobs import Allowed
 from rm_jax.losses.regularize import Regularizer
 
 TOKEN_LOGP = "token_logp"
@@ -21,6 +22,7 @@ class Objective(NamedTuple):
         into the train state; the functions here take them from there.
       needs: field of Labels, "pairs" or "token_logp" -> who needs it.
       outputs: name in RewardOutput.aux -> who reads it.
+      allows: (field of Labels, its values, who needs them so).
     """
 
     loss: Callable[..., Array]
@@ -28,13 +30,15 @@ class Objective(NamedTuple):
     hparams: dict[str, Any]
     needs: dict[str, str]
     outputs: dict[str, str]
+    allows: tuple[tuple[str, Allowed, str], ...] = ()
 
     def shared(self, others: "Sequence[Objective]") -> "Objective":
         """Of runs that differ in knobs: with all that any of them needs."""
-        needs, outputs = dict(self.needs), dict(self.outputs)
+        needs, outputs, allows = dict(self.needs), dict(self.outputs), self.allows
         for other in others:
             needs, outputs = other.needs | needs, other.outputs | outputs
-        return self._replace(needs=needs, outputs=outputs)
+            allows += tuple(one for one in other.allows if one not in allows)
+        return self._replace(needs=needs, outputs=outputs, allows=allows)
 
     @property
     def needs_token_logp(self) -> bool:

@@ -2,7 +2,8 @@
 
 They read `ratings` [e k a], which name the attributes a of a response, and leave out
 those that are not given (NaN); a response with none costs nothing. An example is the
-mean over what it has.
+mean over what it has, so that one with many ratings weighs as much as one with few;
+published code often pools the ratings of a batch, the same where all have equally many.
 """
 
 import math
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rm_jax.losses.knobs import Range
+from rm_jax.losses.knobs import Allowed, Range
 from rm_jax.types import Labels, RewardOutput
 
 Positive = Annotated[float, Range(0.0, math.inf)]
@@ -76,7 +77,7 @@ def ordinal(
 
     s is the attribute, θ_c the thresholds between the levels c and c + 1: `gap` apart
     and centred on 0, θ below the lowest is -∞ and above the highest +∞. A rating that
-    is no level makes the loss NaN, which ends a run.
+    is no level, which no run begins with, makes the loss NaN.
 
     Args:
       out: aux["attributes"] [e k a], s.
@@ -107,7 +108,8 @@ def binary(
 ) -> Float[Array, "e"]:
     """λ_D y sp(z - r) + λ_U (1 - y) sp(r - z): good (y = 1) or bad, without a rival.
 
-    y is the rating, between 0 and 1, of the only attribute.
+    y is the rating, between 0 and 1, of the only attribute; outside of that there is no
+    lower bound, and no run begins.
 
     Args:
       out: scores [e k].
@@ -163,5 +165,11 @@ def ratings(labels: Labels) -> tuple[Float[Array, "e k a"], Bool[Array, "e k a"]
 regress.needs = ("ratings",)
 ordinal.needs = ("ratings",)
 binary.needs = ("ratings",)
+ordinal.allows = lambda hparams: {
+    "ratings": Allowed(
+        float(hparams.lowest), float(hparams.lowest + hparams.levels - 1), 1.0
+    )
+}
+binary.allows = lambda hparams: {"ratings": Allowed(0.0, 1.0)}
 regress.outputs = ("attributes",)
 ordinal.outputs = ("attributes",)

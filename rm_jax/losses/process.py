@@ -2,7 +2,8 @@
 
 Step labels [e k p] are in [0, 1], negative where there is none: 1 right, 0 wrong, or
 the share of rollouts from there that reach the right answer. Steps without a label are
-left out; a response without any costs nothing.
+left out; a response without any costs nothing. An example is the mean over its steps,
+however many; the papers pool the steps of a batch.
 """
 
 import math
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rm_jax.losses.knobs import Range
+from rm_jax.losses.knobs import Allowed, Range
 from rm_jax.losses.pointwise import NoKnobs, mean_of_given, single_rating
 from rm_jax.types import Labels, RewardOutput
 
@@ -131,6 +132,7 @@ prm_bce.needs = ("steps",)
 prm_hard.needs = ("steps",)
 prm_soft.needs = ("steps",)
 implicit_prm_ce.needs = ("ratings", "reference_logp", "token_logp")
+implicit_prm_ce.allows = lambda hparams: {"ratings": Allowed(0.0, 1.0)}
 prm_bce.outputs = ("steps",)
 prm_hard.outputs = ("steps",)
 prm_soft.outputs = ("steps",)

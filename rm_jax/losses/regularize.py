@@ -48,6 +48,12 @@ class WeightKnobs(NamedTuple):
     weight: Annotated[float, Range(0.0, math.inf)] = 0.01
 
 
+class SquareKnobs(NamedTuple):
+    """The knob of `score_l2`, .001 in Open-Assistant's code and Coste's config."""
+
+    weight: Annotated[float, Range(0.0, math.inf)] = 0.001
+
+
 class LengthSums(NamedTuple):
     """Weighted sums over responses; l is (length - 256) / 256.
 
@@ -89,7 +95,7 @@ def center(
 
 
 def score_l2(
-    out: RewardOutput, labels: Labels, hparams: WeightKnobs, key: Array
+    out: RewardOutput, labels: Labels, hparams: SquareKnobs, key: Array
 ) -> Float[Array, "e"]:
     """Mean of r² over the responses of an example, ranked or not.
 
@@ -98,6 +104,9 @@ def score_l2(
       labels: present.
       hparams: weight.
       key: not used.
+
+    References:
+      Köpf 2023 (Open-Assistant), by which Coste 2023 (2310.02743) trains.
     """
     present = labels.present > 0
     r = jnp.where(present, out.scores.astype(jnp.float32), 0.0)
@@ -152,7 +161,7 @@ def pos_reg(sums: WinnerSums, hparams: WeightKnobs) -> Float[Array, ""]:
 
     Args:
       sums: of `winner_sums`, added up over everything the step sees.
-      hparams: weight, λ.
+      hparams: weight, λ; the sources name no value.
 
     References:
       Yang 2024 (GRM, 2406.10216), a baseline of its code; Pang 2024 in DPO.
@@ -165,7 +174,7 @@ def length_correlation(sums: LengthSums, hparams: WeightKnobs) -> Float[Array, "
 
     Args:
       sums: of `length_sums`, added up over everything the step sees.
-      hparams: weight, multiplied outside.
+      hparams: weight, multiplied outside; 1 in ODIN, .01 is no paper's.
 
     References:
       Chen 2024 (ODIN), the length term, with the correlation over the global batch.
@@ -177,7 +186,9 @@ def correlation(sums: LengthSums) -> Float[Array, ""]:
     """ρ = cov(r, l) / sqrt(var(r) var(l)), Pearson's.
 
     0 with gradient 0 where either variance is 0 up to rounding (1e-5 of the mean
-    square): all rewards equal, all lengths equal, or fewer than two responses.
+    square): all rewards equal, all lengths equal, or fewer than two responses. So it is
+    where the mean reward is more than 316 standard deviations from 0: `center` or
+    `score_l2` keeps it near.
     """
     n = jnp.where(sums.n > 0, sums.n, 1.0)
     mr, ml, rr, ll = sums.r / n, sums.l / n, sums.rr / n, sums.ll / n

@@ -172,6 +172,21 @@ def test_plackett_luce_of_partial_and_tied_rankings_by_hand():
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["plackett_luce", "best_of_k"])
+def test_a_soft_label_of_a_list_is_its_only_pair(name):
+    """Ranks or none, three responses or two: it costs what bt costs."""
+    for ranks in ([[0, 1, 2]], [[2, 1, 0]], [[-1, -1, -1]], [[-1, -1]]):
+        labels = make_labels(ranks, soft=[0.8])
+        scores = [[0.4, -0.3, 2.0][: len(ranks[0])]]
+        want = 0.8 * sp(-0.7) + 0.2 * sp(0.7)
+        np.testing.assert_allclose(call(LOSSES[name], scores, labels), [want], rtol=1e-5)
+
+
+def test_a_tie_of_the_hinge_has_no_margin():
+    labels = make_labels([[0, 0]])
+    np.testing.assert_allclose(call(LOSSES["hinge"], [[0.3, 0.0]], labels), [0.15])
+
+
 def test_best_of_k_by_hand():
     labels = make_labels([[1, 0, 1, 1], [0, 0, 1, -1], [0, 0, 0, 0], [-1] * 4])
     got = call(LOSSES["best_of_k"], [[0.5, 1.0, -1.0, 2.0]] * 4, labels)

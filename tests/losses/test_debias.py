@@ -109,8 +109,16 @@ def test_grm_dpo_is_of_the_log_ratios():
     reference = [[-2.0, -40.0, -1.0], [-2.0, np.nan, -1.0]]
     labels = make_labels([[0, 1, -1], [1, 0, -1]], reference_logp=reference)
     got = grm_dpo(out(np.zeros((2, 3)), LOGP), labels, knobs_of(grm_dpo), KEY)
-    # Ratios: -1 and -10; 0 and not known.
-    np.testing.assert_allclose(got, [sp(-0.1 * 9), sp(0.0)], rtol=1e-6)
+    # Ratios: -1 and -10; 0 and not known, which leaves the example without a pair.
+    np.testing.assert_allclose(got, [sp(-0.1 * 9), 0.0], rtol=1e-6)
+
+
+def test_grm_dpo_leaves_a_pair_without_a_reference_out():
+    """Of three responses one has none: only the pair of the two others counts."""
+    labels = make_labels([[0, 1, 2]], reference_logp=[[-3.0, np.nan, -1.0]])
+    ours = out([[0.0] * 3], logp=[[-2.0, -9.0, -1.5]])
+    got = grm_dpo(ours, labels, knobs_of(grm_dpo), KEY)
+    np.testing.assert_allclose(got, [sp(-0.1 * (1.0 - -0.5))], rtol=1e-5)
 
 
 def test_grm_is_finite_for_long_responses_and_ties_cost_nothing():
