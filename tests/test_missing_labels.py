@@ -85,7 +85,8 @@ OUTSIDE = [
     ("binary", RATED | {"ratings": {"good": [1, 3]}}, "ratings 3", r"\[0, 1\]"),
     ("ordinal", RATED | {"ratings": {"good": [5, None]}}, "ratings 5",
      r"\[0, 4\], 1 apart"),
-    ("ordinal", RATED | {"ratings": {"good": [None, 2.5]}}, "ratings 2.5", "1 apart"),
+    ("ordinal", RATED | {"ratings": {"good": [None, 2.5]}}, "ratings 2.5",
+     r"\[0, 4\], 1 apart"),
     ("scaled_bt", STRONG | {"strength": -0.5}, "strength -0.5", r"\[0, inf\)"),
 ]  # fmt: skip
 
