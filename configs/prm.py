@@ -6,12 +6,11 @@
 
 arg: SIZE-LOSS, SIZE of configs/llama.py, LOSS prm800k (labels of people, Lightman 2023,
 2305.20050), hard or soft (labels of rollouts, Math-Shepherd, Wang 2023, 2312.08935) or
-implicit (Yuan 2024, 2412.01981: right or wrong answers only, the reward of a step is
-the language model's log-ratio to a reference; evaluations show the head's scores, which
-it leaves untrained). The score of a response is the least of its steps', for prm800k
-their product. Full size: your file in the schema of rm_jax/data/schema.py, with
-`steps`, or a rating and `reference_logp`; no rate or batch of the papers is verified,
-they are those of configs/llama.py. From random parameters unless
+implicit (Yuan 2024, 2412.01981: right or wrong answers only, the reward is the language
+model's log-ratio to a reference). The score of a response is the least of its steps',
+for prm800k their product. Full size: your file in the schema of rm_jax/data/schema.py,
+with `steps`, or a rating and `reference_logp`; no rate or batch of the papers is
+verified, they are those of configs/llama.py. From random parameters unless
 --config.model.init=RUN.
 """
 
@@ -41,7 +40,8 @@ def get_config(arg: str = "tiny-prm800k") -> ConfigDict:
     c.loss = ConfigDict({"name": LOSSES[loss], "regularizers": {}})
     if loss == "implicit":
         c.model.lm_head = "tied"
-        c.loss.beta = 0.05  # from memory
+        c.model.head.name = "implicit"
+        c.model.head.beta = 0.05  # from memory
     else:
         c.model.head.name = "steps"
         c.model.head.reduce = "prod" if loss == "prm800k" else "min"

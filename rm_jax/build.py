@@ -125,6 +125,7 @@ def build(
         sharding.rows_divide(mesh, shape.rows, f"chunk of row length {shape.length}")
     # The run's own tokenizer; run.json is written after it.
     kept = store.join(workdir, "tokenizer") if info else None
+    head = _check_head(config, objective)
     with cluster.in_turn("data"):  # the first builds the caches, the others find them
         data = datasets.open_data(config, kept, say)
     for line in losses_module.check_labels(objective, datasets.label_counts(data)):
@@ -143,7 +144,8 @@ def build(
         config.contract.pooling,
         data.train.meta["attributes"],
     )
-    of_steps = bool(models.heads.find(arch.head).steps)
+    datasets.check_rows(data, rivals=head.rivals, reference=head.of_logp)
+    of_steps = bool(head.steps)
     lay = functools.partial(
         Loader,
         shapes=shapes,
@@ -159,8 +161,6 @@ def build(
         for name, tokens in data.evals.items()
     }
     outputs = models.heads.shapes(arch)
-    known = {name: head.outputs.keys() for name, head in models.heads.HEADS.items()}
-    losses_module.check_outputs(objective, arch.head, outputs.keys(), known)
     attributes = len(data.train.meta["attributes"])
     losses_module.check_terms(objective, attributes, outputs)
     init, apply = models.functions(arch, objective.needs_token_logp)
@@ -219,7 +219,8 @@ def build(
     pick, one = make_pick(shardings.params, abstract.params, mesh, members, together)
     make = make_step_scores if of_steps else make_score
     score = make(apply, mesh, one, None if together else members)
-    work = functools.partial(_flops, arch, members, objective.needs_token_logp)
+    token_logp = objective.needs_token_logp or head.of_logp
+    work = functools.partial(_flops, arch, members, token_logp)
     return Built(
         data,
         arch,
@@ -238,6 +239,32 @@ def build(
         total,
         found,
     )
+
+
+def _check_head(config: Any, objective: losses_module.Objective) -> models.heads.Head:
+    """The head of a config, if the objective can be had with it; needs no data.
+
+    Raises:
+      ValueError: what is unknown, or what the objective and the model do not agree in.
+    """
+    models.check(config.model, config.contract.pooling)
+    name = config.model.head.name
+    head = models.heads.find(name)
+    known = {name: head.outputs.keys() for name, head in models.heads.HEADS.items()}
+    losses_module.check_outputs(objective, name, head.outputs.keys(), known)
+    if objective.needs_token_logp and config.model.lm_head == "none":
+        raise ValueError(
+            f"{objective.needs['token_logp']} needs log p(token), but "
+            "config.model.lm_head is 'none': set it to 'tied' or 'untied'"
+        )
+    if head.intercept and not losses_module.centred(config.loss):
+        raise ValueError(
+            f"config.model.head.name = {name!r} has an intercept, of which "
+            f"config.loss.name = {config.loss.name!r} knows nothing, because it sees "
+            "differences only: choose the head 'linear', or add "
+            "config.loss.regularizers.center"
+        )
+    return head
 
 
 def _optim(config: Any, arch: ArchConfig, params: Any) -> dict[str, Any]:

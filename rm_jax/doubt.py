@@ -57,7 +57,8 @@ def make_dropout_score(
 
         def one(key):
             keys = tuple(jax.random.split(key))  # of the trunk and of the head
-            out = apply_fn(params, batch, *labels.ranks.shape, keys)
+            shape, reference = labels.ranks.shape, labels.reference_logp
+            out = apply_fn(params, batch, *shape, keys, reference)
             return out.aux.get("quality", out.scores)
 
         return jax.lax.map(one, jax.random.split(key, samples))

@@ -152,7 +152,10 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(hparams["dropout_seed"]), step)
         of_trunk, *own_keys = jax.random.split(jax.random.fold_in(key, chunk), 3)
         of_head, of_loss = (jax.random.fold_in(k, number) for k in own_keys)
-        out = apply_fn(params, batch, *labels.ranks.shape, (of_trunk, of_head))
+        out = apply_fn(
+            params, batch, *labels.ranks.shape, (of_trunk, of_head),
+            labels.reference_logp,
+        )  # fmt: skip
         terms = losses.example_terms(objective, out, labels, hparams["loss"], of_loss)
         return out, terms
 
@@ -416,7 +419,8 @@ def make_score(
     owned = axes(params_shardings, members.share if members else "none")
 
     def score(params, batch: PackedBatch, labels: Labels):
-        one = lambda params: apply_fn(params, batch, *labels.ranks.shape, None).scores
+        shape, reference = labels.ranks.shape, labels.reference_logp
+        one = lambda params: apply_fn(params, batch, *shape, None, reference).scores
         return lift(members, one, (owned,), turns=True)(params)
 
     whole, rows = replicated(mesh), batch_sharding(mesh)

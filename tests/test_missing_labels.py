@@ -61,16 +61,59 @@ CASES = [
 ]  # fmt: skip
 
 
+HEAD = {
+    "prm_soft": {"model__head__name": "steps"},
+    "implicit_prm_ce": {"model__head__name": "implicit", "model__lm_head": "tied"},
+}
+
+
 @pytest.mark.parametrize("loss, sources, where, field", CASES)
 def test_a_source_without_the_label_is_named(
     config, tmp_path, loss, sources, where, field
 ):
     with pytest.raises(ValueError) as error:
-        tiny.train(config(loss, sources), tmp_path / "run")
+        tiny.train(config(loss, sources, **HEAD.get(loss, {})), tmp_path / "run")
     text = str(error.value)
     assert text.startswith(where) and f"none of its 3 examples has {field}" in text
     assert f"loss {loss} needs" in text
     assert not (tmp_path / "run").exists()
+
+
+# A loss and a model that do not fit, and what is said: without a look at the data.
+UNFIT = [
+    ("bt", {"model__head__name": "attribute"}, "head.name = 'attribute'; known"),
+    ("bt", {"model__head__name": "implicit"}, "log p.token.*lm_head is 'none'"),
+    ("prm_soft", {}, "loss prm_soft needs the output 'steps'.*'linear'.*'steps'"),
+    ("bt", {"model__head__name": "steps", "contract__pooling": "mean"}, "'last'"),
+    ("bt", {"model__head__name": "affine"}, "'affine' has an intercept.*'linear'"),
+]
+
+
+@pytest.mark.parametrize("loss, changes, words", UNFIT)
+def test_a_model_that_does_not_fit_the_loss(make, tmp_path, loss, changes, words):
+    made = make(data__train="jsonl:no-such-file.jsonl", loss__name=loss, **changes)
+    with pytest.raises(ValueError, match=words):
+        tiny.train(made, tmp_path / "run")
+
+
+def test_a_head_that_compares_needs_two_responses(config, tmp_path):
+    pair = {"model__head__name": "pair", "model__head__init": "normal"}
+    made = config("bt", {"train": [PAIR, PAIR, ONE]}, **pair)
+    with pytest.raises(ValueError, match="'train': 1 of its 3 .*'2', have one respons"):
+        tiny.train(made, tmp_path / "run")
+
+
+def test_an_implicit_reward_needs_every_reference(config, tmp_path):
+    half = PAIR | {"reference_logp": [-3.0, None]}
+    rows = [PAIR | {"reference_logp": [-3.0, -4.0]}, half, half]
+    made = config("bt", {"train": rows}, **HEAD["implicit_prm_ce"])
+    with pytest.raises(
+        ValueError, match="2 of its 3 .*'1', have a response without re"
+    ):
+        tiny.train(made, tmp_path / "run")
+    made = config("bt", {"train": rows[:1]}, **HEAD["implicit_prm_ce"])
+    with pytest.raises(AssertionError, match="a step was made"):
+        tiny.train(made, tmp_path / "run")
 
 
 def test_a_knob_that_needs_a_label(config, tmp_path):

@@ -215,6 +215,39 @@ def first_not(
     return f"{where} = {spec!r}", train.ids(example + 1)[-1], value
 
 
+def check_rows(data: Data, rivals: bool, reference: bool) -> None:
+    """Refuses sets that a head cannot score.
+
+    Args:
+      data: of a run.
+      rivals: whether an example must have two responses or more.
+      reference: whether every response must have a reference_logp.
+
+    Raises:
+      ValueError: naming the set, the example and what it lacks.
+    """
+    for name, of in {"train": data.train, **data.evals}.items():
+        counts = of.counts(np.arange(len(of)))
+        for ask, bad, lacks in (
+            (rivals, counts < 2, "one response, and the head compares responses"),
+            (reference, _without(of, counts), "a response without reference_logp"),
+        ):
+            if ask and bad.any():
+                example = of.ids(int(np.argmax(bad)) + 1)[-1]
+                raise ValueError(
+                    f"the set {name!r}: {bad.sum()} of its {len(of)} examples, such as "
+                    f"{example!r}, have {lacks}, which config.model.head.name needs: "
+                    "choose another head or give the set what it lacks"
+                )
+
+
+def _without(of: TokenSet, counts: np.ndarray) -> np.ndarray:
+    """Whether an example has a response without reference_logp."""
+    absent = np.isnan(of.arrays["reference_logp"])
+    example = np.repeat(np.arange(len(of)), counts)
+    return np.bincount(example[absent], minlength=len(of)) > 0
+
+
 def epoch_line(data: Mapping[str, Any], order: Order) -> str:
     """What an epoch of a mixture is, in words."""
     size = sum(share.take for share in order.shares)

@@ -6,26 +6,13 @@ left out; a response without any costs nothing. An example is the mean over its 
 however many; the papers pool the steps of a batch.
 """
 
-import math
-from typing import Annotated, NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rm_jax.losses.knobs import Allowed, Range
+from rm_jax.losses.knobs import Allowed
 from rm_jax.losses.pointwise import NoKnobs, mean_of_given, single_rating
 from rm_jax.types import Labels, RewardOutput
-
-
-class ImplicitKnobs(NamedTuple):
-    """Knobs of `implicit_prm_ce`.
-
-    Attributes:
-      beta: β, reward for each nat of log-ratio.
-    """
-
-    beta: Annotated[float, Range(0.0, math.inf)] = 0.05
 
 
 def prm_bce(
@@ -85,18 +72,17 @@ def prm_soft(
 
 
 def implicit_prm_ce(
-    out: RewardOutput, labels: Labels, hparams: ImplicitKnobs, key: Array
+    out: RewardOutput, labels: Labels, hparams: NoKnobs, key: Array
 ) -> Float[Array, "e"]:
     """-[y log σ(r) + (1 - y) log σ(-r)], r = β (log π(response) - log π_ref(response)).
 
-    y, between 0 and 1, is the only rating of a response: whether it was right. The
-    log-ratio of each step is then its reward, without any label of steps. A response
-    without a rating or a reference_logp is left out.
+    y, between 0 and 1, is the only rating of a response: whether it was right. r is the
+    score of the head `implicit`, which has β. A response without a rating is left out.
 
     Args:
-      out: token_logp [e k].
-      labels: ratings, reference_logp.
-      hparams: see ImplicitKnobs.
+      out: scores [e k], with aux["log_ratio"].
+      labels: ratings.
+      hparams: none.
       key: not used.
 
     Raises:
@@ -105,12 +91,8 @@ def implicit_prm_ce(
     References:
       Yuan 2024 (2412.01981) Eq. 5.
     """
-    y, rated = single_rating(labels, "implicit_prm_ce")
-    given = rated & jnp.isfinite(labels.reference_logp)
-    ours, theirs = (
-        jnp.where(given, x, 0.0) for x in (out.token_logp, labels.reference_logp)
-    )
-    r = hparams.beta * (ours - theirs)
+    y, given = single_rating(labels, "implicit_prm_ce")
+    r = jnp.where(given, out.scores.astype(jnp.float32), 0.0)
     return mean_of_given(
         y * jax.nn.softplus(-r) + (1.0 - y) * jax.nn.softplus(r), given
     )
@@ -131,7 +113,8 @@ def _cross_entropy(out: RewardOutput, y: Array, given: Array) -> Float[Array, "e
 prm_bce.needs = ("steps",)
 prm_hard.needs = ("steps",)
 prm_soft.needs = ("steps",)
-implicit_prm_ce.needs = ("ratings", "reference_logp", "token_logp")
+implicit_prm_ce.needs = ("ratings", "reference_logp")
+implicit_prm_ce.outputs = ("log_ratio",)
 implicit_prm_ce.allows = lambda hparams: {"ratings": Allowed(0.0, 1.0)}
 prm_bce.outputs = ("steps",)
 prm_hard.outputs = ("steps",)

@@ -44,24 +44,9 @@ def make_arch(
       ValueError: an unknown name of an arch, a head or a knob of it; lists the known
         ones. A head of attributes for data without ratings.
     """
-    name = model["arch"]
-    if ":" in name:
-        module, _, function = name.partition(":")
-        make = getattr(importlib.import_module(module), function)
-    elif name in ARCHS:
-        make = ARCHS[name]
-    else:
-        raise ValueError(
-            f"config.model.arch = {name!r}; known: {sorted(ARCHS)} or "
-            "package.module:function"
-        )
+    make = check(model, pooling)
     head, knobs = heads.choose(model["head"], attributes)
     init = model["head"]["init"]
-    if heads.find(head).steps and pooling != "last":
-        raise ValueError(
-            f"config.model.head.name = {head!r} scores a step at its last token, but "
-            f"config.contract.pooling = {pooling!r}: set it to 'last'"
-        )
     adapters = {f"lora_{name}": value for name, value in model["lora"].items()}
     adapters["lora_targets"] = tuple(adapters["lora_targets"])
     of_data = attributes if heads.find(head).of_attributes else ()
@@ -76,6 +61,39 @@ def make_arch(
     )
 
 
+def check(model: Mapping[str, Any], pooling: str) -> Callable[..., ArchConfig]:
+    """What makes the arch of `config.model`, which is found sound; needs no data.
+
+    Raises:
+      ValueError: an unknown name of an arch, a head or a knob of it; lists the known
+        ones. A head that cannot have this pooling, or lacks the head of tokens.
+    """
+    name = model["arch"]
+    if ":" in name:
+        module, _, function = name.partition(":")
+        make = getattr(importlib.import_module(module), function)
+    elif name in ARCHS:
+        make = ARCHS[name]
+    else:
+        raise ValueError(
+            f"config.model.arch = {name!r}; known: {sorted(ARCHS)} or "
+            "package.module:function"
+        )
+    head = heads.check(model["head"])
+    where = f"config.model.head.name = {model['head']['name']!r}"
+    if head.steps and pooling != "last":
+        raise ValueError(
+            f"{where} scores a step at its last token, but config.contract.pooling = "
+            f"{pooling!r}: set it to 'last'"
+        )
+    if head.of_logp and model["lm_head"] == "none":
+        raise ValueError(
+            f"{where} scores by log p(token), but config.model.lm_head is 'none': set "
+            "it to 'tied' or 'untied'"
+        )
+    return make
+
+
 def functions(
     arch: ArchConfig, token_logp: bool = False
 ) -> tuple[Callable[[jax.Array], Any], Callable[..., RewardOutput]]:
@@ -86,9 +104,9 @@ def functions(
       token_logp: whether a training pass also returns log p of the responses.
 
     Returns:
-      init(key) -> params, and apply(params, batch, examples, responses, keys) ->
-      RewardOutput, where keys are None, or in training (dropout on) a pair, one for the
-      trunk and one for the head.
+      init(key) -> params, and apply(params, batch, examples, responses, keys,
+      reference_logp=None) -> RewardOutput, where keys are None, or in training (dropout
+      on) a pair, one for the trunk and one for the head.
     """
     model = RewardModel(arch)
 
@@ -97,9 +115,10 @@ def functions(
         empty = PackedBatch(
             row, row, row, row, row[:, :1], np.full((1, 1, 3), -1, np.int32)
         )
-        return model.init(key, empty, 1, 1)["params"]
+        none = np.zeros((1, 1), np.float32)
+        return model.init(key, empty, 1, 1, reference_logp=none)["params"]
 
-    def apply(params, batch, examples, responses, keys):
+    def apply(params, batch, examples, responses, keys, reference_logp=None):
         train = keys is not None
         return model.apply(
             {"params": params},
@@ -108,6 +127,7 @@ def functions(
             responses,
             train=train,
             token_logp=token_logp and train,
+            reference_logp=reference_logp,
             rngs=dict(zip(("dropout", "head"), keys, strict=True)) if train else None,
         )
 

@@ -27,6 +27,7 @@ class RewardModel(Trunk):
         responses: int,
         train: bool = False,
         token_logp: bool = False,
+        reference_logp: Float[Array, "e k"] | None = None,
     ) -> RewardOutput:
         """Scores a chunk.
 
@@ -36,12 +37,14 @@ class RewardModel(Trunk):
           responses: k.
           train: dropout on.
           token_logp: also sum log p of each response's tokens (needs an LM head).
+          reference_logp: of the labels, for heads that read it.
 
         Raises:
           ValueError: token_logp without an LM head.
         """
         a = self.arch
         head = heads.find(a.head)
+        token_logp = token_logp or head.of_logp
         at_slots = a.pooling == "last" and not token_logp
         wanted = batch
         if head.prompt:
@@ -57,7 +60,7 @@ class RewardModel(Trunk):
         else:
             response = pool(hidden, batch, a.pooling)
         lengths = jnp.sum(same_response(batch), axis=-1)
-        params = self.param("head", head.init, a)
+        params = self.param("head", head.init, a) if head.init else None
         key = self.make_rng("head") if train else None
         slots = head.apply(params, heads.Pooled(response, prompt, lengths), a, key)
         outputs = {
@@ -66,10 +69,6 @@ class RewardModel(Trunk):
             )
             for n, v in slots.items()
         }
-        if head.combine is not None:
-            present = scatter(jnp.ones(batch.slots.shape), batch, examples, responses)
-            outputs = head.combine(outputs, present > 0, a)
-        scores = outputs.pop("scores")
         logp = None
         if a.lm_head == "untied":
             init = nn.initializers.normal(a.d_model**-0.5)
@@ -79,14 +78,19 @@ class RewardModel(Trunk):
         if token_logp:
             if a.lm_head == "none":
                 raise ValueError(
-                    "the loss asks for log p(token), but config.model.lm_head is "
-                    "'none': set it to 'tied' or 'untied'"
+                    "log p(token) is asked for, but config.model.lm_head is 'none': "
+                    "set it to 'tied' or 'untied'"
                 )
             if a.lm_head == "tied":
                 unembed = self.variables["params"]["embed"]["embedding"]
             logp = scatter(
                 response_logp(hidden, batch, unembed), batch, examples, responses
             )
+        if head.combine is not None:
+            present = scatter(jnp.ones(batch.slots.shape), batch, examples, responses)
+            of = heads.Responses(present > 0, logp, reference_logp)
+            outputs = head.combine(outputs, of, a)
+        scores = outputs.pop("scores")
         return RewardOutput(scores, outputs, logp)
 
 

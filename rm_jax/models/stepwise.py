@@ -43,6 +43,16 @@ REDUCE: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+def check_reduce(how: str) -> None:
+    """Refuses a reduction that is not known.
+
+    Raises:
+      ValueError: with the known ones.
+    """
+    if how not in REDUCE:
+        raise ValueError(f"config.model.head.reduce = {how!r}; known: {sorted(REDUCE)}")
+
+
 def reduced(
     how: str,
     steps: Float[Array, "e k p"],
@@ -56,10 +66,5 @@ def reduced(
       steps: scores.
       scored: where there is a step.
       end: of a response without steps: the score at its end.
-
-    Raises:
-      ValueError: an unknown name, with the known ones.
     """
-    if how not in REDUCE:
-        raise ValueError(f"config.model.head.reduce = {how!r}; known: {sorted(REDUCE)}")
     return jnp.where(jnp.any(scored, axis=-1), REDUCE[how](steps, scored), end)

@@ -179,7 +179,9 @@ def test_a_soft_label_of_a_list_is_its_only_pair(name):
         labels = make_labels(ranks, soft=[0.8])
         scores = [[0.4, -0.3, 2.0][: len(ranks[0])]]
         want = 0.8 * sp(-0.7) + 0.2 * sp(0.7)
-        np.testing.assert_allclose(call(LOSSES[name], scores, labels), [want], rtol=1e-5)
+        np.testing.assert_allclose(
+            call(LOSSES[name], scores, labels), [want], rtol=1e-5
+        )
 
 
 def test_a_tie_of_the_hinge_has_no_margin():

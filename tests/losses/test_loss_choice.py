@@ -15,7 +15,10 @@ from rm_jax.types import Labels, RewardOutput
 
 KEY = jax.random.key(0)
 # What heads give beside the scores, for one attribute: shapes after [e k].
-SHAPES = {"attributes": (1,), "log_std": (1,), "quantiles": (1, 5), "steps": (4,)}
+SHAPES = {
+    "attributes": (1,), "log_std": (1,), "quantiles": (1, 5), "steps": (4,),
+    "log_ratio": (),
+}  # fmt: skip
 
 
 class ShiftKnobs(NamedTuple):
@@ -352,6 +355,18 @@ def test_what_is_not_one_float_an_example_is_refused(fn, words):
 def test_every_loss_has_terms_that_are_right(name):
     objective = choose({"name": name, "regularizers": {"center": {}}})
     check_terms(objective, 1, {n: SHAPES[n] for n in objective.outputs})
+
+
+WEIGHTS = {
+    "center": 0.01, "score_l2": 0.001, "odin": 1.0, "odin_orthogonal": 1.0,
+    "grm_sft": 0.01 / 0.99, "grm_dpo": 0.01 / 0.99,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, weight", WEIGHTS.items())
+def test_a_weight_that_is_not_given_is_the_papers(name, weight):
+    objective = choose({"name": "bt", "regularizers": {name: {}}})
+    assert objective.hparams[name].weight == pytest.approx(weight)
 
 
 def test_a_module_that_exits_is_an_error(tmp_path, monkeypatch):

@@ -163,9 +163,11 @@ def test_a_neutral_step_counts_as_right():
 
 
 def test_implicit_prm_by_hand():
-    labels = rated([[[1.0], [0.0]]], reference_logp=[[-5.0, -7.0]])
-    got = call(implicit_prm_ce, labels, logp=[[-3.0, -9.0]], knobs={"beta": 0.5})
-    np.testing.assert_allclose(got, [math.log1p(math.exp(-1.0))], rtol=1e-6)
+    """It is the cross-entropy of the score of the head, which has β."""
+    labels = rated([[[1.0], [0.0]], [[0.25], [NAN]]])
+    got = call(implicit_prm_ce, labels, scores=[[1.0, -1.0], [2.0, 5.0]])
+    soft = 0.25 * math.log1p(math.exp(-2)) + 0.75 * math.log1p(math.exp(2))
+    np.testing.assert_allclose(got, [math.log1p(math.exp(-1.0)), soft], rtol=1e-6)
 
 
 ALL = [

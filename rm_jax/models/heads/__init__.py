@@ -8,7 +8,17 @@ regularisers name the other outputs that they read.
 ['attributes', 'log_std']
 """
 
-from rm_jax.models.heads.choice import HEADS, choose, find, shapes
-from rm_jax.models.heads.head import Head, Outputs, Pooled
+from rm_jax.models.heads.choice import HEADS, check, choose, find, shapes
+from rm_jax.models.heads.head import Head, Outputs, Pooled, Responses
 
-__all__ = ["HEADS", "Head", "Outputs", "Pooled", "choose", "find", "shapes"]
+__all__ = [
+    "HEADS",
+    "Head",
+    "Outputs",
+    "Pooled",
+    "Responses",
+    "check",
+    "choose",
+    "find",
+    "shapes",
+]

@@ -9,14 +9,17 @@ from rm_jax.models.arch import ArchConfig
 from rm_jax.models.heads.bottleneck import BOTTLENECK
 from rm_jax.models.heads.gated import GATED
 from rm_jax.models.heads.head import Head
+from rm_jax.models.heads.implicit import IMPLICIT
 from rm_jax.models.heads.lengths import EXPERT, ODIN
 from rm_jax.models.heads.pair import PAIR
 from rm_jax.models.heads.ratings import ATTRIBUTES, GAUSSIAN, QUANTILES
-from rm_jax.models.heads.scalar import LINEAR, MLP
+from rm_jax.models.heads.scalar import AFFINE, LINEAR, MLP
 from rm_jax.models.heads.steps import STEPS
+from rm_jax.models.stepwise import check_reduce
 
 HEADS: dict[str, Head] = {
     "linear": LINEAR,
+    "affine": AFFINE,
     "mlp": MLP,
     "attributes": ATTRIBUTES,
     "gated": GATED,
@@ -27,6 +30,7 @@ HEADS: dict[str, Head] = {
     "bottleneck": BOTTLENECK,
     "pair": PAIR,
     "steps": STEPS,
+    "implicit": IMPLICIT,
 }
 
 
@@ -44,7 +48,13 @@ def find(name: str) -> Head:
             f"config.model.head.name = {name!r}; known: {sorted(HEADS)}, or "
             "package.module:HEAD"
         )
-    found = getattr(importlib.import_module(module), attribute, None)
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except (Exception, SystemExit) as e:  # importing runs a module
+        raise ValueError(
+            f"config.model.head.name = {name!r}: cannot import {module!r}: "
+            f"{type(e).__name__}: {e}; is its folder installed or on PYTHONPATH?"
+        ) from e
     if not isinstance(found, Head):
         raise ValueError(
             f"config.model.head.name = {name!r} is {found!r:.80}: want an "
@@ -64,8 +74,29 @@ def choose(
       attributes: names of the ratings of the training data.
 
     Raises:
+      ValueError: as `check`; a head of attributes for data without ratings.
+    """
+    check(config_head)
+    values = dict(config_head)
+    name = values.pop("name")
+    del values["init"]
+    head = find(name)
+    if head.of_attributes and not attributes:
+        others = sorted(n for n, h in HEADS.items() if not h.of_attributes)
+        raise ValueError(
+            f"config.model.head.name = {name!r} predicts ratings, and the training "
+            "data have none: name their columns in config.data.columns, or choose "
+            f"another head of {others}"
+        )
+    return name, {**head.knobs, **values}
+
+
+def check(config_head: Mapping[str, Any]) -> Head:
+    """The head that `config.model.head` describes; needs no data.
+
+    Raises:
       ValueError: an unknown name or knob, with the known ones; a value of another type
-        than the default; a head of attributes for data without ratings.
+        than the default; a start that the head cannot have.
     """
     values = dict(config_head)
     name, init = values.pop("name"), values.pop("init")
@@ -77,29 +108,26 @@ def choose(
             f"config.model.head.init = 'zero': the head {name} has parts that differ "
             "only by how they start: choose 'normal'"
         )
-    if head.of_attributes and not attributes:
-        others = sorted(n for n, h in HEADS.items() if not h.of_attributes)
-        raise ValueError(
-            f"config.model.head.name = {name!r} predicts ratings, and the training "
-            "data have none: name their columns in config.data.columns, or choose "
-            f"another head of {others}"
-        )
-    return name, {**head.knobs, **values}
+    if "reduce" in head.knobs:
+        check_reduce(values.get("reduce", head.knobs["reduce"]))
+    return head
 
 
 def _check_knob(name: str, knob: str, value: Any) -> None:
     head, where = find(name), f"config.model.head.{knob}"
     if knob not in head.knobs:
         raise ValueError(f"{where}: head {name} has the knobs {dict(head.knobs)}")
-    default = head.knobs[knob]
+    default, limits = head.knobs[knob], head.limits.get(knob)
     if knob in head.one_each and hasattr(value, "items"):
         for attribute in value:
-            _check(f"{where}[{attribute!r}]", value[attribute], default)
+            _check(f"{where}[{attribute!r}]", value[attribute], default, limits)
     else:
-        _check(where, value, default)
+        _check(where, value, default, limits)
 
 
-def _check(where: str, value: Any, default: Any) -> None:
+def _check(
+    where: str, value: Any, default: Any, limits: tuple[float, float] | None
+) -> None:
     """A knob has the type of its default; whole numbers count something, so from 1."""
     limit = ""
     if isinstance(default, tuple):
@@ -109,9 +137,13 @@ def _check(where: str, value: Any, default: Any) -> None:
             isinstance(v, int | float) and math.isfinite(v) for v in value.values()
         )
     elif isinstance(default, float):
-        limit = ", from 0 to below 1" if default < 1 else ", above 0"
         ok = isinstance(value, int | float) and not isinstance(value, bool)
-        ok = ok and (0 <= value < 1 if default < 1 else 0 < value < math.inf)
+        if limits:
+            limit = f", from {limits[0]:g} to {limits[1]:g}"
+            ok = ok and limits[0] <= value <= limits[1]
+        else:
+            limit = ", from 0 to below 1" if default < 1 else ", above 0"
+            ok = ok and (0 <= value < 1 if default < 1 else 0 < value < math.inf)
     elif isinstance(default, int):
         ok = _counts(value)
     else:

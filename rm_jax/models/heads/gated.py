@@ -28,8 +28,8 @@ def _apply(params: Any, x: Pooled, arch: ArchConfig, key: Array | None) -> Outpu
 
     y = V h + b are the ratings. m is an MLP: a ReLU and dropout after each layer. T,
     `temperature`, keeps the gate near the mean of the attributes: the higher, the
-    nearer. λ_a, `debias`, is the share of the verbosity attribute taken off rating a;
-    λ of the verbosity attribute is 0.
+    nearer. λ_a, `debias`, is the share of the verbosity attribute taken off rating a,
+    from 0 to 1; it is 1 for the verbosity attribute itself, of which nothing is left.
     """
     y = affine(x.response, params["attributes"])
     h = through(params, x.prompt, arch.knob("dropout"), key, len(arch.knob("hidden")))
@@ -53,11 +53,12 @@ def _shares(arch: ArchConfig, verbosity: str) -> Float[Array, "a"]:
     if not isinstance(given, dict):
         given = {name: given for name in arch.attributes if name != verbosity}
     check_names(arch, "debias", given)
-    if given.get(verbosity):
+    if given.get(verbosity, 1.0) != 1.0:
         raise ValueError(
-            f"config.model.head.debias[{verbosity!r}] = {given[verbosity]!r}: that is "
-            "the attribute taken off the others: leave it out"
+            f"config.model.head.debias[{verbosity!r}] = {given[verbosity]!r}: all of "
+            "the attribute that is taken off the others goes: leave it out"
         )
+    given = {**given, verbosity: 1.0}
     return jnp.asarray([given.get(name, 0.0) for name in arch.attributes], jnp.float32)
 
 
@@ -80,4 +81,5 @@ GATED = Head(
     prompt=True,
     of_attributes=True,
     one_each=("debias",),
+    limits={"debias": (0.0, 1.0)},
 )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rm_jax.models.arch import ArchConfig
-from rm_jax.models.heads.head import Head, Outputs, Pooled
+from rm_jax.models.heads.head import Head, Outputs, Pooled, Responses
 from rm_jax.models.heads.layers import dot
 
 
@@ -20,13 +20,14 @@ def _pair(params: Array, x: Pooled, arch: ArchConfig, key: Array | None) -> Outp
     return {"scores": jnp.zeros(v.shape[:2]), "embedding": v}
 
 
-def _against(outputs: Outputs, present: Array, arch: ArchConfig) -> Outputs:
+def _against(outputs: Outputs, of: Responses, arch: ArchConfig) -> Outputs:
     """Δ(i, j) = Σ_p (u_ip v_jp - v_ip u_jp): antisymmetric, and may be cyclic.
 
     (u_p, v_p) are the coordinates of a response in the plane p. r_i = Σ_j Δ(i, j) / n
     over the n responses that the example has: for two of them r_0 - r_1 = Δ(0, 1), for
     more it is the mean preference over the others. Zhang 2024 (GPM, 2410.02197).
     """
+    present = of.present
     v = outputs["embedding"]
     u, w = v[..., 0], v[..., 1]
     one = lambda a, b: jnp.einsum(
@@ -45,4 +46,5 @@ PAIR = Head(
     {"planes": 3},
     combine=_against,
     zero=False,
+    rivals=True,
 )

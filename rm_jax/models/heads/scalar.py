@@ -3,11 +3,12 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from rm_jax.models.arch import ArchConfig
 from rm_jax.models.heads.head import Head, Outputs, Pooled
-from rm_jax.models.heads.layers import dot, hidden_layers, start, through
+from rm_jax.models.heads.layers import affine, dot, hidden_layers, start, through
 
 
 def _linear_init(key: Array, arch: ArchConfig) -> Array:
@@ -17,6 +18,16 @@ def _linear_init(key: Array, arch: ArchConfig) -> Array:
 def _linear(params: Array, x: Pooled, arch: ArchConfig, key: Array | None) -> Outputs:
     """r = w · h, without a bias: no loss on pairs has a gradient for one."""
     return {"scores": dot(x.response, params)}
+
+
+def _affine_init(key: Array, arch: ArchConfig) -> dict[str, Array]:
+    kernel = start(key, arch, arch.d_model)
+    return {"kernel": kernel, "bias": jnp.zeros((), jnp.float32)}
+
+
+def _affine(params: Any, x: Pooled, arch: ArchConfig, key: Array | None) -> Outputs:
+    """r = w · h + b, for losses on single responses, whose level means something."""
+    return {"scores": affine(x.response, params)}
 
 
 def _mlp_init(key: Array, arch: ArchConfig) -> dict[str, Any]:
@@ -34,4 +45,5 @@ def _mlp(params: Any, x: Pooled, arch: ArchConfig, key: Array | None) -> Outputs
 
 
 LINEAR = Head(_linear_init, _linear)
+AFFINE = Head(_affine_init, _affine, intercept=True)
 MLP = Head(_mlp_init, _mlp, knobs={"hidden": (1024,), "dropout": 0.1})

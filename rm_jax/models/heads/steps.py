@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rm_jax.models.arch import ArchConfig
-from rm_jax.models.heads.head import Head, Outputs, Pooled, single
+from rm_jax.models.heads.head import Head, Outputs, Pooled, Responses, single
 from rm_jax.models.heads.layers import affine, start
 from rm_jax.models.stepwise import reduced
 
@@ -22,7 +22,7 @@ def _steps(params: Any, x: Pooled, arch: ArchConfig, key: Array | None) -> Outpu
     return {"scores": s, "steps": s, "scored": jnp.ones_like(s)}
 
 
-def _of_steps(outputs: Outputs, present: Array, arch: ArchConfig) -> Outputs:
+def _of_steps(outputs: Outputs, of: Responses, arch: ArchConfig) -> Outputs:
     """r = log p / (1 - p), p the min, prod, last or mean of σ(s) over the steps.
 
     A response whose steps are not given is one step: r = s at its end.
