@@ -144,7 +144,8 @@ def build(
         config.contract.pooling,
         data.train.meta["attributes"],
     )
-    datasets.check_rows(data, rivals=head.rivals, reference=head.of_logp)
+    sets = {"train": data.train, **data.evals}
+    datasets.check_rows(sets, head.rivals, head.of_logp)
     of_steps = bool(head.steps)
     lay = functools.partial(
         Loader,

@@ -215,18 +215,18 @@ def first_not(
     return f"{where} = {spec!r}", train.ids(example + 1)[-1], value
 
 
-def check_rows(data: Data, rivals: bool, reference: bool) -> None:
+def check_rows(sets: Mapping[str, TokenSet], rivals: bool, reference: bool) -> None:
     """Refuses sets that a head cannot score.
 
     Args:
-      data: of a run.
+      sets: by name.
       rivals: whether an example must have two responses or more.
       reference: whether every response must have a reference_logp.
 
     Raises:
       ValueError: naming the set, the example and what it lacks.
     """
-    for name, of in {"train": data.train, **data.evals}.items():
+    for name, of in sets.items():
         counts = of.counts(np.arange(len(of)))
         for ask, bad, lacks in (
             (rivals, counts < 2, "one response, and the head compares responses"),

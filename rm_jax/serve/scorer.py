@@ -18,7 +18,7 @@ from jaxtyping import Float
 from rm_jax import config as config_module
 from rm_jax import losses, models, sharding, store, together
 from rm_jax.checkpoint import Checkpoints
-from rm_jax.data import cache, pack
+from rm_jax.data import cache, datasets, pack
 from rm_jax.data.contract import Contract, Encoder
 from rm_jax.data.loader import Loader
 from rm_jax.data.order import Order
@@ -97,7 +97,8 @@ class Scorer:
             dict.fromkeys(sharding.AXES, 1), jax.devices()[:1]
         )
         one = jax.tree.map(lambda _: sharding.replicated(self.mesh), self.params)
-        self._of_steps = bool(models.heads.find(self.arch.head).steps)
+        self._head = models.heads.find(self.arch.head)
+        self._of_steps = bool(self._head.steps)
         make = make_step_scores if self._of_steps else make_score
         self._score = make(apply, self.mesh, one, self.members)
         level = choice.reducer.needs_centred and not losses.centred(self.config.loss)
@@ -122,7 +123,13 @@ class Scorer:
         return pack.shapes(b.row_lengths, b.chunk_tokens, b.tokens_per_slot)
 
     def loader(self, data: cache.TokenSet, order: Order | None = None) -> Loader:
-        """Lays out a token set as the run did."""
+        """Lays out a token set as the run did.
+
+        Raises:
+          ValueError: the head cannot score it; says what it lacks.
+        """
+        sets = {data.directory.name: data}
+        datasets.check_rows(sets, self._head.rivals, self._head.of_logp)
         b, steps = self.config.batch, self._of_steps
         shapes = pack.roomy(data, self.shapes(), b.layout == "packed", steps)
         return Loader(data, shapes, b.examples, order, b.layout, steps=steps)
