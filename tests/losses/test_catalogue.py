@@ -199,6 +199,28 @@ def test_best_of_k_by_hand():
     )
 
 
+TIED = sorted(
+    name for name in PAIRWISE if "tie_weight" in knobs_of(LOSSES[name])._fields
+)
+
+
+@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize("tie_weight", [0.0, 0.5, 3.0])
+def test_a_tied_pair_weighs_tie_weight(name, tie_weight):
+    """Beside ordered pairs, and as a whole in an example of ties only."""
+    scores = [[2.0, 1.5, 0.3], [2.0, 1.5, 9.0]]
+    labels = make_labels([[0, 0, 1], [0, 0, -1]], strength=[1.5, 1.5])
+    of = lambda **knobs: np.asarray(call(LOSSES[name], scores, labels, **knobs))
+    alone = make_labels([[0, -1, 1], [-1, 0, 1]], strength=[1.5, 1.5])
+    ordered = call(LOSSES[name], [scores[0]] * 2, alone)  # its two ordered pairs
+    tie = of(tie_weight=1.0)[1]
+    assert tie > 0
+    want = (np.sum(ordered) + tie_weight * tie) / (2 + tie_weight)
+    np.testing.assert_allclose(
+        of(tie_weight=tie_weight), [want, tie_weight * tie], rtol=1e-5
+    )
+
+
 def test_kwise_drops_ties():
     labels = make_labels([[0, 0, 1]])
     got = call(LOSSES["bt_kwise"], [[2.0, 1.0, 0.0]], labels)

@@ -160,6 +160,15 @@ def test_pos_reg_is_of_the_mean_of_the_batch():
     assert whole("pos_reg", halves) == pytest.approx(want, rel=1e-6)
 
 
+def test_pos_reg_takes_the_winner_of_each_pair_whichever_it_is():
+    """Of [2, 0, 1] with ranks (1, 0, 2) they are responses 1, 0 and 1; a soft label
+    takes both by their chances; an example weighs as much however many pairs it has."""
+    scores = [[2.0, -1.0, 3.0], [4.0, 1.0, 0.0]]
+    labels = make_labels([[1, 0, 2], [0, 1, -1]], soft=[np.nan, 0.25])
+    want = sp(-(0.5 * (-1 + 2 - 1) / 3 + 0.5 * (0.25 * 4 + 0.75 * 1)))
+    assert whole("pos_reg", [(out(scores), labels)]) == pytest.approx(want, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", sorted(REGULARIZERS))
 def test_a_regularizer_needs_what_it_reads(name):
     """Without its outputs it fails when traced; with them it is finite at extremes."""

@@ -138,6 +138,14 @@ def test_gaussian_reparam_has_the_expectation_of_its_docstring():
     other = call(gaussian_reparam, labels, key=jax.random.key(1),
                  attributes=full(1.0), log_std=full(-0.5))  # fmt: skip
     assert float(other[0]) != float(got[0])
+    # At μ = y what is left is ε σ squared: every rating has a noise of its own.
+    wide = lambda x: np.full((1, 2, 1), x)
+    at = {"attributes": wide(0.0), "log_std": wide(0.0)}
+    many = jax.vmap(lambda k: call(gaussian_reparam, rated(wide(0.0)), key=k, **at))
+    found = np.asarray(many(jax.random.split(KEY, 4000)))[:, 0]
+    # The mean of two squares of independent normals: mean 1, variance 2 / 2.
+    assert found.mean() == pytest.approx(1.0, abs=0.08)
+    assert found.var() == pytest.approx(1.0, abs=0.2)
 
 
 def test_steps_by_hand():

@@ -200,12 +200,33 @@ def test_quantiles_and_gaussian():
     found = run(a, made(a), x)
     close(found["quantiles"], q)
     close(found["scores"], q.mean(-1)[..., 0])
+    close(found["attributes"], q.mean(-1))
     a = arch("gaussian", weights={"help": 1})
     p = arrays(made(a))
     found = run(a, made(a), x)
+    close(found["attributes"], x.response @ p["mean"]["kernel"] + p["mean"]["bias"])
     mean = x.response @ p["mean"]["kernel"] + p["mean"]["bias"]
     close(found["scores"], mean[..., 0])
     close(found["log_std"], x.response @ p["log_std"]["kernel"] + p["log_std"]["bias"])
+
+
+@pytest.mark.parametrize("name, latent", [("gaussian", ""), ("bottleneck", "latent_")])
+def test_log_std_stays_where_its_exponential_is_a_float32(name, latent):
+    a, x = arch(name, **SMALL.get(name, {})), pooled()
+    p = made(a)
+    for bias, limit in ((100.0, 5.0), (-100.0, -10.0)):
+        at = {**p["log_std"], "bias": p["log_std"]["bias"] + bias}
+        close(run(a, {**p, "log_std": at}, x)[f"{latent}log_std"], limit)
+
+
+def test_the_two_kernels_of_odin_differ_and_have_the_papers_spread():
+    a = arch("odin")
+    init = jax.vmap(lambda key: HEADS["odin"].init(key, a))
+    drawn = init(jax.random.split(jax.random.key(0), 4000))
+    q, l = np.asarray(drawn["quality"]), np.asarray(drawn["length"])
+    assert np.corrcoef(q.ravel(), l.ravel())[0, 1] == pytest.approx(0.0, abs=0.03)
+    for kernel in (q, l):
+        assert np.var(kernel) * D == pytest.approx(1.0, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["odin", "length_expert"])

@@ -13,7 +13,8 @@ import pytest
 
 from rm_jax.data import pack
 from rm_jax.data.loader import Loader
-from rm_jax.models import ArchConfig, functions
+from rm_jax.models import ArchConfig, functions, reward
+from rm_jax.types import PackedBatch
 
 ARCH = ArchConfig(
     vocab_size=97,
@@ -150,3 +151,19 @@ def test_sharing_stores_the_prompt_once(toy_set):
     assert step.tokens == 30 + 3 * 4
     (step,) = Loader(data, PADDED, 1, layout="padded").in_order()
     assert step.tokens == 3 * (30 + 4)
+
+
+def test_what_a_head_is_given_of_its_prompt_and_response():
+    """A row of two prompts, of 2 and 1 tokens, with responses of 1, 1 and 2."""
+    row = lambda *values: np.asarray([values], np.int32)
+    batch = PackedBatch(
+        tokens=row(5, 6, 7, 8, 9, 5, 6, 0),
+        positions=row(0, 1, 2, 2, 0, 1, 2, 0),
+        segments=row(1, 1, 1, 1, 2, 2, 2, 0),
+        branches=row(0, 0, 1, 2, 0, 1, 1, 0),
+        slots=row(2, 3, 6),
+        slot_ids=np.asarray([[[0, 0, 0], [0, 1, 0], [1, 0, 0]]], np.int32),
+    )
+    np.testing.assert_array_equal(reward.prompt_ends(batch), [[1, 1, 4]])
+    lengths = np.asarray(reward.same_response(batch)).sum(-1)
+    np.testing.assert_array_equal(lengths, [[1, 1, 2]])
