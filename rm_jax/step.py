@@ -30,8 +30,8 @@ from rm_jax.sharding import batch_sharding, replicated, tree_shardings
 from rm_jax.state import Guard, TrainState
 from rm_jax.types import Labels, PackedBatch, RewardOutput
 
-# (params, batch, examples, responses, keys or None) -> RewardOutput. Keys, a pair for
-# the trunk and the head, mean training.
+# (params, batch, examples, responses, keys or None, reference_logp [e k]) ->
+# RewardOutput. Keys, a pair for the trunk and the head, mean training.
 ApplyFn = Callable[..., RewardOutput]
 
 

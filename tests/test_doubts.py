@@ -62,6 +62,7 @@ def test_other_heads_have_no_such_layer():
     """They are sums over attributes, or depend on other responses or on steps."""
     assert set(HEADS) - set(LAST) == {
         "attributes", "gated", "quantiles", "gaussian", "pair", "steps",
+        "implicit",
     }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ SGD = {
 BAD = 96  # token id that breaks the toy model
 
 
-def toy(params, batch, examples, responses, key):
+def toy(params, batch, examples, responses, key, reference_logp=None):
     """score = value of the scored token * scale of its position."""
     tokens = jnp.take_along_axis(batch.tokens, batch.slots, axis=1)
     place = jnp.take_along_axis(batch.positions, batch.slots, axis=1)
@@ -483,7 +483,7 @@ def test_programs_are_compiled_once_a_shape(data):
     assert run.step.compiled() == 2 + 2  # a gradient a shape; zeros and update
 
 
-def keyed(params, batch, examples, responses, keys):
+def keyed(params, batch, examples, responses, keys, reference_logp=None):
     # As example_terms makes the loss's key of its own: equal if both got the same.
     noise = jax.random.uniform(jax.random.split(keys[1])[1], (examples, responses))
     out = toy(params, batch, examples, responses, keys)

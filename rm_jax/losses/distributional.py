@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rm_jax.losses.pointwise import NoKnobs, mean_of_given, ratings
+from rm_jax.losses.knobs import NoKnobs
+from rm_jax.losses.pointwise import mean_of_given, ratings
 from rm_jax.types import Labels, RewardOutput
 
 

@@ -6,13 +6,13 @@ config.model.lm_head.
 """
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rm_jax.losses.knobs import Range
+from rm_jax.losses.knobs import Positive
 from rm_jax.losses.pairwise import mean_of_pairs, pairs
 from rm_jax.types import Labels, RewardOutput
 
@@ -25,8 +25,8 @@ class GrmKnobs(NamedTuple):
       beta: β, reward for each nat of log-probability.
     """
 
-    weight: Annotated[float, Range(0.0, float("inf"))] = 0.01 / 0.99
-    beta: Annotated[float, Range(0.0, float("inf"))] = 0.1
+    weight: Positive = 0.01 / 0.99
+    beta: Positive = 0.1
 
 
 def grm_sft(

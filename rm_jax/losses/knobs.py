@@ -15,7 +15,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
 
@@ -67,7 +67,10 @@ class Needs(NamedTuple):
 
 
 class NoKnobs(NamedTuple):
-    """The knobs of a function whose `hparams` parameter has no annotation."""
+    """Of a function without knobs, or whose `hparams` parameter has no annotation."""
+
+
+Positive = Annotated[float, Range(0.0, math.inf)]
 
 
 def knob_class(fn: Callable[..., Any], where: str) -> type:

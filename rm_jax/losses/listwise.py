@@ -4,18 +4,13 @@ A finite `soft` label replaces the ranks, as everywhere: responses 0 and 1 are t
 only pair, and cost what `bt` costs.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rm_jax.losses.knobs import NoKnobs
 from rm_jax.losses.pairwise import either_way, mean_of_pairs, pairs
 from rm_jax.types import Labels, RewardOutput
-
-
-class NoKnobs(NamedTuple):
-    """These losses have no knobs."""
 
 
 def bt_kwise(

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rm_jax.losses.knobs import Allowed, Needs
+from rm_jax.losses.knobs import Allowed, Needs, Positive
 from rm_jax.losses.pairwise import (
     Margin,
-    Positive,
     TieKnobs,
     either_way,
     margins,

@@ -8,9 +8,8 @@ from typing import Annotated, NamedTuple
 import jax
 from jaxtyping import Array, Float
 
-from rm_jax.losses.knobs import Range
+from rm_jax.losses.knobs import Positive, Range
 from rm_jax.losses.pairwise import (
-    Positive,
     TieKnobs,
     bt,
     either_way,

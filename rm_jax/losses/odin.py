@@ -6,12 +6,12 @@ pairs and these two regularisers are the paper's objective:
   loss(r_Q + r_L) + λ_L (|ρ(r_Q, L)| + 1 - ρ(r_L, L)) + λ_O |w_Q · w_L| / (|w_Q| |w_L|)
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rm_jax.losses.knobs import Range
+from rm_jax.losses.knobs import Positive
 from rm_jax.losses.regularize import LengthSums, correlation, length_sums
 from rm_jax.types import Labels, RewardOutput
 
@@ -23,7 +23,7 @@ class OdinKnobs(NamedTuple):
       weight: λ.
     """
 
-    weight: Annotated[float, Range(0.0, float("inf"))] = 1.0
+    weight: Positive = 1.0
 
 
 class OdinSums(NamedTuple):

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rm_jax.losses.knobs import Needs, Range
+from rm_jax.losses.knobs import Needs, Positive, Range
 from rm_jax.types import Labels, RewardOutput
 
-Positive = Annotated[float, Range(0.0, math.inf)]
 Margin = Annotated[float, Range(-math.inf, math.inf)]  # below 0 where strength adds
 
 

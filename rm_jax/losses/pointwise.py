@@ -13,14 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rm_jax.losses.knobs import Allowed, Range
+from rm_jax.losses.knobs import Allowed, NoKnobs, Positive, Range
 from rm_jax.types import Labels, RewardOutput
-
-Positive = Annotated[float, Range(0.0, math.inf)]
-
-
-class NoKnobs(NamedTuple):
-    """A loss without knobs."""
 
 
 class OrdinalKnobs(NamedTuple):

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rm_jax.losses.knobs import Allowed
-from rm_jax.losses.pointwise import NoKnobs, mean_of_given, single_rating
+from rm_jax.losses.knobs import Allowed, NoKnobs
+from rm_jax.losses.pointwise import mean_of_given, single_rating
 from rm_jax.types import Labels, RewardOutput
 
 

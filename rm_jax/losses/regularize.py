@@ -5,15 +5,14 @@ Three kinds: one value an example; a function of the parameters; or sums over ex
 sums (`value`), so that a correlation is the one of the whole batch under any layout.
 """
 
-import math
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rm_jax.losses.knobs import Range
+from rm_jax.losses.knobs import Positive
 from rm_jax.losses.pairwise import pairs
 from rm_jax.types import Labels, RewardOutput
 
@@ -45,13 +44,13 @@ class Regularizer(NamedTuple):
 class WeightKnobs(NamedTuple):
     """The knob that every regulariser must have: what its term is multiplied with."""
 
-    weight: Annotated[float, Range(0.0, math.inf)] = 0.01
+    weight: Positive = 0.01
 
 
 class SquareKnobs(NamedTuple):
     """The knob of `score_l2`, .001 in Open-Assistant's code and Coste's config."""
 
-    weight: Annotated[float, Range(0.0, math.inf)] = 0.001
+    weight: Positive = 0.001
 
 
 class LengthSums(NamedTuple):

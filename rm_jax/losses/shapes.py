@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rm_jax.losses.knobs import Range
+from rm_jax.losses.knobs import Positive, Range
 from rm_jax.losses.pairwise import (
-    Positive,
     TieKnobs,
     either_way,
     mean_of_pairs,
