@@ -32,7 +32,6 @@ from scipy.special import expit
 # Head -> where in its parameters the layer is that its score is linear in.
 LAST = {
     "linear": (),
-    "affine": ("kernel",),  # of margins: the intercept is in none
     "mlp": ("kernel",),
     "odin": ("quality",),
     "length_expert": ("kernel",),

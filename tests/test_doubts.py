@@ -59,10 +59,10 @@ def test_a_score_is_its_features_times_the_weights(name, chunk):
 
 
 def test_other_heads_have_no_such_layer():
-    """They are sums over attributes, or depend on other responses or on steps."""
+    """Sums over attributes, of other responses, steps or log p; with an intercept."""
     assert set(HEADS) - set(LAST) == {
         "attributes", "gated", "quantiles", "gaussian", "pair", "steps",
-        "implicit",
+        "implicit", "affine",
     }  # fmt: skip
 
 
