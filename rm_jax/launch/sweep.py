@@ -22,7 +22,7 @@ from rm_jax.evals import reducers
 from rm_jax.launch import claims, listing, plan, units
 from rm_jax.launch.backends import BACKENDS, Backend
 from rm_jax.launch.plan import Plan
-from rm_jax.launch.worker import Group, log_file, tail
+from rm_jax.launch.worker import WRONG, Group, log_file, tail
 from rm_jax.models import heads
 from rm_jax.report import root as roots
 
@@ -218,7 +218,7 @@ class _Sweep:
         self._failures[group] += 1
         last = (tail(self._root, group, 1) or ["it said nothing"])[0]
         why = f"exit code {code}, {last}"
-        if self._failures[group] < STARTS:
+        if code != WRONG and self._failures[group] < STARTS:
             self._say(f"failed {group[0]}, starts again: {why}")
             return self._queue.append(group)
         self._open -= {*group}

@@ -14,6 +14,7 @@ from rm_jax import config, store
 from rm_jax.launch import locks, plan, units
 
 Group = tuple[str, ...]  # names of units that train together
+WRONG = 78  # EX_CONFIG: another start would end as this one did
 
 
 def work(root: str, names: Sequence[str], stream: TextIO) -> int:
@@ -26,11 +27,12 @@ def work(root: str, names: Sequence[str], stream: TextIO) -> int:
       stream: where progress goes.
 
     Returns:
-      0, or 75 where a signal stopped it: the same command continues.
+      0; 75 where a signal stopped it: the same command continues; WRONG where a config
+      or its data cannot be trained on, which it has said.
 
     Raises:
       ValueError: they are no group, or a unit that they need is not finished; and
-        whatever training raises.
+        whatever else training raises.
     """
     known = plan.read(root)
     if list(names) not in known["groups"]:
@@ -47,7 +49,11 @@ def work(root: str, names: Sequence[str], stream: TextIO) -> int:
         for name in names:
             if os.path.exists(file := units.failure_file(root, name)):
                 store.remove(file)
-        return _train(root, names, stream)
+        try:
+            return _train(root, names, stream)
+        except ValueError as error:
+            say(f"rm-jax: {' '.join(str(error).split())}")
+            return WRONG
 
 
 def _check_needs(root: str, names: Sequence[str], known: Mapping[str, Any]) -> None:

@@ -68,6 +68,27 @@ def test_each_unit_alone(run):
         run(root=run.root + "2", separate=True)
 
 
+def test_a_unit_whose_config_is_wrong_starts_once(run):
+    code, said, pool = run(0, lambda root, group: worker.WRONG, 0)
+    first, bad, null = pool.started
+    assert code == 1 and "starts again" not in said and "4/6 units" in said
+    assert f"FAILED {bad[0]} loss.name=hinge" in said and "exit code 78" in said
+
+
+def test_a_worker_says_what_is_wrong_with_a_config(run, monkeypatch):
+    def wrong(*_, **__):
+        raise ConfigError("config.batch.examples = 0:\nwant more")
+
+    run(dry_run=False)
+    monkeypatch.setattr("rm_jax.train.train_together", wrong)
+    group = plan.read(run.root)["groups"][0]
+    for name in group:
+        os.remove(f"{units.folder(run.root, name)}/evals.json")
+    said = io.StringIO()
+    assert worker.work(run.root, group, said) == worker.WRONG
+    assert said.getvalue() == "rm-jax: config.batch.examples = 0: want more\n"
+
+
 def test_a_failing_unit_starts_three_times_and_the_others_go_on(run):
     fail = lambda root, group: 1
     code, said, pool = run(0, fail, 0, fail, fail)
