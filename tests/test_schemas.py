@@ -41,8 +41,8 @@ OTHERS = {
     r"checkpoints/\d+/(?!manifest/data\.json).*": "Orbax's; the manifest is ours",
     r"plugins/.*": "code of the user, kept as it was",
 }
-# Files beside the run directories of a sweep.
-OF_A_ROOT = {"sweep.json", "verdicts.json", "failed.json", "table"}
+# Files beside the run directories of a sweep, and of runs that train together.
+OF_A_ROOT = {"sweep.json", "verdicts.json", "failed.json", "member.json", "table"}
 
 
 def version_of(path):

@@ -1,7 +1,7 @@
 """Units of a sweep: their configs, names and commands; which can train together.
 
-A unit's name is a hash of its whole config. So it is the same in every start of a
-sweep, and its folder, ROOT/units/NAME, is a run directory like any other. Where a
+A unit's name is a hash of its config, without what no figure depends on. So it is the
+same in every start of a sweep, and its folder, ROOT/units/NAME, is a run directory like any other. Where a
 config names the run of another unit it says "ROOT/units/NAME", with these four letters,
 wherever the root is; `placed` has the real one.
 """
@@ -17,16 +17,22 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rm_jax import config as config_module
-from rm_jax import hyper, needs, rundir, schemas, store, together
+from rm_jax import hyper, needs, schemas, store, together
 from rm_jax.config import ConfigError, flatten
 from rm_jax.experiment import Experiment
+
+# Where caches are and what is shown: all of it may change when a run is continued.
+UNNAMED = (
+    "data.cache_dir", "batch.prefetch", "train.compile_cache", "train.report",
+    "train.tensorboard", "train.wandb", "train.trackio", "train.profile",
+)  # fmt: skip
 
 
 class Unit(NamedTuple):
     """A unit with its whole config.
 
     Attributes:
-      name: first 10 hex digits of the SHA-256 of the config's text.
+      name: `name_of` the config.
       config: validated.
       changes: of the base config; runs of other units as "after NAME".
       null: whether it is of the world in which the claims are false.
@@ -160,8 +166,13 @@ def placed(unit: Unit, root: str) -> ConfigDict:
 
 
 def name_of(config: Any) -> str:
-    """The name of the unit of a config."""
-    text = rundir.config_text(config)
+    """The name of the unit of a config: 10 hex digits of the SHA-256 of its values.
+
+    Those in UNNAMED are left out: a sweep goes on with another cache or tracker.
+    """
+    values = flatten(json.loads(json.dumps(config.to_dict())))
+    kept = {key: value for key, value in values.items() if key not in UNNAMED}
+    text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

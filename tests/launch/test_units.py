@@ -2,6 +2,7 @@
 
 import pytest
 import tinysweep
+from ml_collections import ConfigDict
 
 from rm_jax import experiment, schemas, store
 from rm_jax.config import ConfigError
@@ -48,6 +49,15 @@ def test_a_name_is_the_same_in_another_process(made, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == [made({"init_seed": 1})[0].name], done.stderr
+
+
+def test_a_name_is_the_same_with_another_cache_or_tracker(made):
+    (a,) = made({"init_seed": 1})
+    other = ConfigDict(a.config.to_dict())
+    other.data.cache_dir, other.train.wandb = "/elsewhere", "project"
+    assert units.name_of(other) == a.name
+    other.members.reducer = "min"
+    assert units.name_of(other) != a.name
 
 
 def test_two_units_of_one_config_are_refused(made):
