@@ -1,9 +1,9 @@
 """Units of a sweep: their configs, names and commands; which can train together.
 
 A unit's name is a hash of its config, without what no figure depends on. So it is the
-same in every start of a sweep, and its folder, ROOT/units/NAME, is a run directory like any other. Where a
-config names the run of another unit it says "ROOT/units/NAME", with these four letters,
-wherever the root is; `placed` has the real one.
+same in every start of a sweep, and its folder, ROOT/units/NAME, is a run directory like
+any other. Where a config names the run of another unit it says "ROOT/units/NAME", with
+these four letters, wherever the root is; `placed` has the real one.
 """
 
 import copy
