@@ -18,7 +18,7 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax sweep   --experiment FILE[:ARG] --root ROOT
   rm-jax eval    --checkpoint RUN --data SPEC --out DIR
   rm-jax eval    --root ROOT --data SPEC --name NAME
-  rm-jax report  --root ROOT
+  rm-jax report  RUN, or --root ROOT
   rm-jax score   --checkpoint RUN --input X.jsonl --output Y.jsonl
   rm-jax average RUN RUN ... --to DIR
   rm-jax inspect RUN --step N
@@ -251,6 +251,8 @@ def _eval_root(words: list[str]) -> None:
 
 
 def _report(words: list[str]) -> None:
+    if not any(word == "--root" or word.startswith("--root=") for word in words):
+        return _report_run(words)
     parser = arguments.parser("report", "Show what a sweep has found so far.")
     arguments.add_root(parser)
     arguments.add_report(parser)
@@ -266,6 +268,19 @@ def _report(words: list[str]) -> None:
         print("\n".join(sweep.notes(known)), file=sys.stderr)
     print(f"table: {root.write_parquet(known.root)}", file=sys.stderr)
     print(f"report: {sweep_html.write_page(known)}", file=sys.stderr)
+
+
+def _report_run(words: list[str]) -> None:
+    parser = arguments.parser("report", "Write the report.html of a run again.")
+    parser.epilog = (
+        "With --root, the tables, verdicts and page of a sweep: rm-jax report --root R "
+        "--help."
+    )
+    parser.add_argument("run", type=arguments.path, help="a run directory")
+    args = parser.parse_args(words)
+    from rm_jax.report import write_report
+
+    print(f"report: {write_report(args.run)}")
 
 
 def _score(words: list[str]) -> None:

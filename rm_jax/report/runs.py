@@ -91,7 +91,11 @@ def load_run(path: str) -> Run:
     """
     path = str(path)
     if not any(store.exists(store.join(path, name)) for name in _SIGNS):
-        raise ValueError(f"{path!r} is not a run directory: it has none of {_SIGNS}")
+        sweep = store.exists(store.join(path, "sweep.json"))
+        instead = ", but that of a sweep: say --root" if sweep else ""
+        raise ValueError(
+            f"{path!r} is not a run directory: it has none of {_SIGNS}{instead}"
+        )
     folder = store.join(path, "predictions")
     files = store.listdir(folder) if store.exists(folder) else []
     ending = ".parquet"

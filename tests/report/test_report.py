@@ -249,6 +249,18 @@ def test_the_page_depends_on_the_run_and_the_date_only(run, page, tmp_path):
     assert store.read_text(later).replace("2030-", "2026-") == page
 
 
+def test_the_command_writes_the_page_of_a_run(rm_jax, run, page, tmp_path):
+    kept = run / "report.html"
+    kept.unlink()
+    code, said, _ = rm_jax("report", run)
+    assert code == 0 and said == f"report: {kept}\n"
+    days = lambda text: re.sub(r"2\d{3}-\d\d-\d\d \d\d:\d\d", "", text)
+    assert days(store.read_text(str(kept))) == days(page)
+    (tmp_path / "sweep.json").write_text("{}")
+    code, _, error = rm_jax("report", tmp_path)
+    assert code == 1 and "but that of a sweep: say --root" in error
+
+
 def test_texts_are_escaped(tmp_path):
     run = make_run(tmp_path / "run", evil=True, examples=40)
     evil_set = score_table(3, 40)
