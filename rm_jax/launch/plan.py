@@ -67,6 +67,10 @@ def write(experiment: Experiment, root: str, separate: bool = False) -> Plan:
             "question": experiment.question,
             "seeds": list(experiment.seeds),
             "expected": dict(experiment.expected),
+            "claims": [
+                {"name": rule.name, "claim": rule.claim, "source": rule.source}
+                for rule in experiment.rules
+            ],
             "units": _units(experiment, plan),
             "groups": plan.groups,
         }

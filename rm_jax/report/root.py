@@ -55,6 +55,7 @@ class Root(NamedTuple):
       seeds: keys that are repetitions; the others are the condition.
       expected: the numbers of the paper, with their source.
       units: in the order of the sweep.
+      claims: of its rules: {"name", "claim", "source"}.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Root(NamedTuple):
     seeds: tuple[str, ...]
     expected: dict[str, Any]
     units: tuple[Unit, ...]
+    claims: tuple[dict[str, str], ...] = ()
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -93,6 +95,7 @@ def load_root(path: str) -> Root:
         seeds=tuple(sweep["seeds"]),
         expected=sweep["expected"],
         units=tuple(_unit(path, unit, keys) for unit in sweep["units"]),
+        claims=tuple(sweep.get("claims", ())),
     )
 
 

@@ -149,7 +149,7 @@ def text_lines(known: Sweep, form: str = "text") -> Iterator[str]:
 
 def notes(known: Sweep) -> Iterator[str]:
     """What a reader of the tables must know: seeds, what is missing, what failed."""
-    if known.rules:
+    if any(rule.judged for rule in known.rules):
         missing = verdicts.not_reproduced(known.rules)
         yield f"not reproduced: {'; '.join(missing) or 'nothing'}"
     if known.missed:

@@ -53,6 +53,7 @@ def _context(known: Sweep, now: datetime.datetime) -> dict[str, Any]:
         "counts": sweep_tables.counts(known.progress),
         "tiles": _tiles(known),
         "rules": sweep_tables.rules(known.rules),
+        "judged": any(rule.judged for rule in known.rules),
         "earlier": earlier(known) if known.missed else "",
         "missing": verdicts.not_reproduced(known.rules),
         "expected": verdicts.other_numbers(root, known.rules),

@@ -26,6 +26,7 @@ class Rule(NamedTuple):
       estimate, low, high: ours, with its interval; NaN where there is none.
       text: what the rule says of itself.
       expected: the number of the paper, as text; "" where it gives none.
+      judged: whether the sweep has got so far.
     """
 
     name: str
@@ -38,10 +39,13 @@ class Rule(NamedTuple):
     high: float
     text: str
     expected: str
+    judged: bool = True
 
     @property
     def verdict(self) -> str:
         """In words; in the null world a claim that holds is a false alarm."""
+        if not self.judged:
+            return "not judged yet"
         words = {True: "holds", False: "does not hold", None: "undecided"}
         if self.null:
             words = {True: "false alarm", False: "rightly denied", None: "undecided"}
@@ -49,14 +53,18 @@ class Rule(NamedTuple):
 
 
 def load(root: Root) -> list[Rule]:
-    """The rules of a root; none where no verdict was written yet.
+    """The rules of a root, in each of its worlds; before the sweep's end not judged.
 
     Raises:
       ValueError: a damaged file, or one of a newer rm_jax.
     """
     path = store.join(root.path, FILE)
     if not store.exists(path):
-        return []
+        none = {"holds": None, "estimate": None, "low": None, "high": None, "text": ""}
+        worlds = sorted({unit.null for unit in root.units})
+        waiting = [{**c, **none, "null": w} for c in root.claims for w in worlds]
+        rules = (_rule(rule, root.expected) for rule in waiting)
+        return [rule._replace(judged=False) for rule in rules]
     found = schemas.checked(FILE, store.read_json(path), path)
     return [_rule(rule, root.expected) for rule in runs.unquote(found["rules"])]
 
@@ -81,7 +89,7 @@ def not_reproduced(rules: Sequence[Rule]) -> list[str]:
     A rule whose claim holds where it is false says nothing where it is true.
     """
     lines = []
-    for rule in rules:
+    for rule in (rule for rule in rules if rule.judged):
         if rule.null and rule.holds:
             lines.append(f"{rule.name}: it holds in the null world, too: a false alarm")
         elif not rule.null and not rule.holds:

@@ -14,6 +14,8 @@ from rm_jax.config import ConfigError
 from rm_jax.launch import locks, plan, units, worker
 from rm_jax.launch.backends import BACKENDS
 from rm_jax.report import root as roots
+from rm_jax.report import sweep as sweep_report
+from rm_jax.report import sweep_html, verdicts
 from rm_jax.train import TrainingError
 
 
@@ -51,6 +53,22 @@ def test_a_whole_sweep_and_its_verdicts(run):
         (False, False),
         (True, None),
     ]
+
+
+def test_claims_are_known_before_they_are_judged(run):
+    """A page of a sweep that still runs says what it is about to find out."""
+    fail = lambda root, group: worker.WRONG
+    run(fail, fail, fail)
+    os.remove(store.join(run.root, "verdicts.json"))
+    known = roots.load_root(run.root)
+    rules = verdicts.load(known)
+    assert [(r.name, r.null, r.verdict) for r in rules] == [
+        ("gain", False, "not judged yet"), ("gain", True, "not judged yet"),
+    ]  # fmt: skip
+    assert rules[0].expected.startswith("0.5") and rules[0].claim
+    assert verdicts.not_reproduced(rules) == []
+    page = store.read_text(sweep_html.write_page(sweep_report.look(run.root)))
+    assert "not judged yet" in page and "Nothing: every claim holds" not in page
 
 
 def test_what_is_finished_is_never_run_again(run):
