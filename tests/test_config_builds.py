@@ -72,6 +72,13 @@ def test_a_config_that_lacks_something_is_not_built(
         built(config)
 
 
+def test_a_set_that_needs_larger_chunks_says_so(built):
+    config = rm_jax.config.load("rm_jax:quickstart")
+    config.data.eval.many = "world:responses=99,test=2#test"
+    found = [line for line in built(config) if "chunk_tokens" in line]
+    assert len(found) == 1 and found[0].startswith("many: its largest example needs")
+
+
 @pytest.mark.parametrize("address", [c for c in CONFIGS if "-" in c])
 def test_an_argument_that_is_not_known_lists_those_that_are(address):
     name, _, argument = address.partition(":")
