@@ -45,7 +45,14 @@ def denoise(data: TokenSet, scores: str, rule: str, share: float) -> TokenSet:
     if not scores:
         return data
     ranks = _ranks(data)
-    content = store.read_bytes(scores)
+    try:
+        content = store.read_bytes(scores)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"config.data.denoise.scores = {scores!r}: no such file: it is data of the "
+            "run, which train, inspect and --uncertainty laplace read again: keep it "
+            "where it is, or bring it back (run.json has its sha256)"
+        ) from error
     mu = _margins(ranks, _scores(data, content, scores))
     new: dict[str, np.ndarray] = {}
     if rule == "soft":

@@ -119,7 +119,7 @@ def test_scores_of_other_examples_are_refused(opened):
         opened(scores=opened.scores, keep=4)
     with pytest.raises(ValueError, match="no two scores of 6 of the 6 .* 'r0'"):
         opened(scores=opened.scores, ids="x{}")
-    with pytest.raises(FileNotFoundError, match="nowhere.parquet"):
+    with pytest.raises(FileNotFoundError, match="nowhere.parquet': no such file.*keep"):
         opened(scores="nowhere.parquet")
 
 
