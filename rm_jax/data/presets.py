@@ -3,9 +3,8 @@
 A preset says where a data set lies on the Hugging Face hub, which format reads its
 rows, and what its splits are called there. Columns and label conventions are those of
 the data set's card, cited in the format (public_pairs.py, public_lists.py,
-public_steps.py). Two of the
-repositories hold a loading script, which `datasets` no longer runs: those are read from
-the branch where the hub keeps them as parquet files.
+public_steps.py). Two of the repositories hold a loading script, which `datasets` no
+longer runs: those are read from the branch where the hub keeps them as parquet files.
 """
 
 from collections.abc import Iterator, Mapping
