@@ -55,7 +55,9 @@ def get_config(arg: str = "") -> ConfigDict:
     # Of the training set only: its labels corrected by the scores of other models, see
     # rm_jax/data/denoise.py.
     c.data.denoise = ConfigDict()
-    c.data.denoise.scores = ""  # predictions/NAME.parquet of its examples; "" is off
+    # predictions/NAME.parquet of its examples; "" is off. Keep the file, as the data:
+    # to continue the run, rm-jax inspect and --uncertainty laplace read it again.
+    c.data.denoise.scores = ""
     c.data.denoise.rule = "soft"  # or "flip" or "strength"
     c.data.denoise.share = 0.2  # of the pairs: those that "flip" turns round
     # Of the training set only, by a hash of each example and the seed.

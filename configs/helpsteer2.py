@@ -6,9 +6,9 @@
 
 arg: SIZE-STAGE, SIZE of configs/llama.py. reg: squared error of five attributes, the
 reward is helpfulness. pref: m sp(-delta), m the strength of the preference, from the
-regression and its head. Full size: the rates, batch and epochs of the paper's 70B. The
-preferences have to be joined with the ratings by yourself, into a file with `strength`
-and `ratings`. From random parameters unless --config.model.init=RUN.
+regression and its head. Full size: the rates, batch and epochs of the paper's 70B, on
+HelpSteer2 and HelpSteer2-Preference. From random parameters unless
+--config.model.init=RUN.
 """
 
 import pathlib
@@ -48,7 +48,7 @@ def get_config(arg: str = "tiny-reg") -> ConfigDict:
     c.optim.warmup = "0 steps"  # not verified
     c.train.duration = "2 epochs"
     if stage == "pref":
-        c.data.train = "jsonl:helpsteer2_preference.jsonl"
+        c.data.train = "preset:helpsteer2_preference"
         c.optim.learning_rate = 1e-6
         c.train.duration = "1 epochs"  # not verified
     return c

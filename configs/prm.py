@@ -1,17 +1,16 @@
 """Process rewards: is each step of a solution right?
 
     rm-jax train --config configs/prm.py --workdir runs/prm
-    rm-jax train --config configs/prm.py:8b-hard --workdir runs/prm-8b \\
-        --config.data.train=jsonl:math_shepherd.jsonl
+    rm-jax train --config configs/prm.py:8b-hard --workdir runs/prm-8b
 
 arg: SIZE-LOSS, SIZE of configs/llama.py, LOSS prm800k (labels of people, Lightman 2023,
 2305.20050), hard or soft (labels of rollouts, Math-Shepherd, Wang 2023, 2312.08935) or
 implicit (Yuan 2024, 2412.01981: right or wrong answers only, the reward is the language
 model's log-ratio to a reference). The score of a response is the least of its steps',
-for prm800k their product. Full size: your file in the schema of rm_jax/data/schema.py,
-with `steps`, or a rating and `reference_logp`; no rate or batch of the papers is
-verified, they are those of configs/llama.py. From random parameters unless
---config.model.init=RUN.
+for prm800k their product. Full size: prm800k and hard on the data of their papers, soft
+and implicit on your file in the schema of rm_jax/data/schema.py, with `steps`, or a
+rating and `reference_logp`; no rate or batch of the papers is verified, they are those
+of configs/llama.py. From random parameters unless --config.model.init=RUN.
 """
 
 import pathlib
@@ -26,6 +25,7 @@ LOSSES = {
     "soft": "prm_soft",
     "implicit": "implicit_prm_ce",
 }
+DATA = {"prm800k": "preset:prm800k", "hard": "preset:math_shepherd"}
 ROWS = pathlib.Path(__file__).parent / "rows" / "steps.jsonl.gz"
 
 
@@ -54,6 +54,8 @@ def get_config(arg: str = "tiny-prm800k") -> ConfigDict:
         c.contract.tokenizer = "byte"
         c.batch.tokens_per_slot = 8  # the shortest step
         return c
-    c.data.train = "jsonl:steps.jsonl"
+    c.data.train = DATA.get(loss, "jsonl:steps.jsonl")
+    if loss == "hard":
+        c.data.on_bad_row = "drop"  # Math-Shepherd has a few
     c.batch.tokens_per_slot = 8
     return c

@@ -157,10 +157,11 @@ def build(
     )
     training = _training(each, members, data, lay, say)
     shared = config.batch.layout == "packed"
-    loaders = {
-        name: lay(tokens, shapes=pack.roomy(tokens, shapes, shared, of_steps))
-        for name, tokens in data.evals.items()
-    }
+    loaders = {}
+    for name, tokens in data.evals.items():
+        tell = lambda line, name=name: say(f"{name}: {line}")
+        roomy = pack.roomy(tokens, shapes, shared, of_steps, tell)
+        loaders[name] = lay(tokens, shapes=roomy)
     outputs = models.heads.shapes(arch)
     attributes = len(data.train.meta["attributes"])
     losses_module.check_terms(objective, attributes, outputs)

@@ -215,6 +215,13 @@ def test_formats_are_those_of_the_code(readme):
     }
 
 
+def test_the_knobs_of_a_world_are_those_of_the_code(readme):
+    from rm_jax.data.world import WORLD_DEFAULTS
+
+    text = re.search(r"\nThe knobs of a world.*?#test`:(.*?)\n\n", readme, re.DOTALL)[1]
+    assert set(re.findall(r"`(\w+)`", text)) == set(WORLD_DEFAULTS)
+
+
 @pytest.mark.parametrize("verb", sorted(main.VERBS))
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as done:

@@ -133,6 +133,8 @@ def open_data(config: Mapping[str, Any], kept_tokenizer: str | None, say: Say) -
         tokenizer = load_tokenizer(kept_tokenizer)
     else:
         tokenizer = make_tokenizer(config, list(opened["train"].values()), say)
+    if data["rankings"] == "pairs":  # the tokenizer is that of the whole rankings
+        opened["train"] = {n: rankings.apart(of) for n, of in opened["train"].items()}
     contract = make_contract(config["contract"], tokenizer)
     sets = {
         name: mixed_set(name, of, data, contract, tokenizer, say)
@@ -157,9 +159,7 @@ def _opened(
     columns = parts[source].columns if source in parts else data["columns"]
     with named(name, source):
         columns = columns if takes_columns(spec) else None
-        found = open_source(spec, data, limit, columns)
-    pairs = name == "train" and data["rankings"] == "pairs"
-    return rankings.apart(found) if pairs else found
+        return open_source(spec, data, limit, columns)
 
 
 def train_order(data: Mapping[str, Any], train: TokenSet, seed: int) -> Order:

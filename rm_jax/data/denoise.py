@@ -9,6 +9,8 @@ or ask for a margin of μ.
 import dataclasses
 import hashlib
 import io
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,14 @@ def denoise(data: TokenSet, scores: str, rule: str, share: float) -> TokenSet:
     if not scores:
         return data
     ranks = _ranks(data)
-    content = store.read_bytes(scores)
+    try:
+        content = store.read_bytes(scores)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"config.data.denoise.scores = {scores!r}: no such file: it is data of the "
+            "run, which train, inspect and --uncertainty laplace read again: keep it "
+            "where it is, or bring it back (run.json has its sha256)"
+        ) from error
     mu = _margins(ranks, _scores(data, content, scores))
     new: dict[str, np.ndarray] = {}
     if rule == "soft":
@@ -89,15 +98,26 @@ def _scores(data: TokenSet, content: bytes, path: str) -> Float[np.ndarray, "e 2
     if lost := [key for key in keys if found.get(key, {}).keys() != {0, 1}]:
         raise ValueError(
             f"{where} has no two scores of {len(lost)} of the {n} training examples, "
-            f"such as {lost[0][1]!r}: want the predictions of an evaluation of the "
-            "training set (of a mixture: of the set '#train'), prompts and sources the "
-            "same"
+            f"such as {lost[0][1]!r}{_by_source(data, lost, found)}: want the "
+            "predictions of an evaluation of the same examples: a run with this "
+            "config.data.train (each SPEC with its split, as SPEC#train) and with "
+            "config.data.eval.seen = '#train' has them in predictions/seen.parquet"
         )
     scores = np.array([[found[key][0], found[key][1]] for key in keys], np.float64)
     if not np.isfinite(scores).all():
         i = int(np.flatnonzero(~np.isfinite(scores).all(1))[0])
         raise ValueError(f"{where}: a score of {keys[i][1]!r} is not finite")
     return scores
+
+
+def _by_source(data: TokenSet, lost: list[tuple], found: Iterable[tuple]) -> str:
+    """How many each source of a mixture lacks, and the sources that have scores."""
+    if not data.sources:
+        return ""
+    counts = Counter(source for source, _, _ in lost)
+    each = ", ".join(f"{counts[name]} of {name!r}" for name in data.sources)
+    has = sorted({source for source, _, _ in found} - {""})
+    return f" ({each}; the file has {f'those of {has}' if has else 'no sources'})"
 
 
 def _read(content: bytes, path: str) -> dict[tuple, dict[int, float]]:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rm_jax.data import public_lists, public_pairs
+from rm_jax.data import public_lists, public_pairs, public_steps
 from rm_jax.data.columns import column_parser
 from rm_jax.data.oasst import oasst
 from rm_jax.data.pairs import pair_record
@@ -219,14 +219,17 @@ def _auto(row: Row, place: Place) -> list[Record]:
 FORMATS: dict[str, Format] = {
     "conversations": Format(public_pairs.conversations),
     "helpsteer2": Format(public_lists.helpsteer2, public_lists.by_prompt),
+    "helpsteer2_preference": Format(public_lists.helpsteer2_preference),
     "helpsteer3": Format(public_pairs.helpsteer3),
     "hf": Format(_auto),
     "hh": Format(hh),
     "jsonl": Format(_jsonl),
+    "math_shepherd": Format(public_steps.math_shepherd),
     "nectar": Format(public_lists.nectar),
     "oasst": Format(oasst),
     "pku_saferlhf": Format(public_pairs.pku_saferlhf),
     "pku_saferlhf_safe": Format(public_pairs.pku_saferlhf_safe),
+    "prm800k": Format(public_steps.prm800k),
     "shp": Format(public_pairs.shp),
     "tldr": Format(public_pairs.tldr),
     "trl": Format(_trl),

@@ -8,7 +8,7 @@ A layout is made of lengths alone; `chunk_arrays` puts tokens and labels into it
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -233,22 +233,36 @@ def check_fits(
 
 
 def roomy(
-    data: TokenSet, choices: Sequence[Shape], shared: bool, steps: bool = False
+    data: TokenSet,
+    choices: Sequence[Shape],
+    shared: bool,
+    steps: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Shape]:
     """The shapes with 2, 4, 8, ... times their rows: as few as every example fits.
 
     For evaluation, where a set may have hundreds of responses to a prompt; in training
-    config.batch.chunk_tokens is the memory that a step may take.
+    config.batch.chunk_tokens is the memory that a step may take; `say` is told what
+    goes beyond it.
 
     Raises:
       PackError: naming an example that no number of rows would hold.
     """
+    found, times = list(choices), 1
     while True:
         try:
-            check_fits(data, choices, shared, steps)
-            return list(choices)
+            check_fits(data, found, shared, steps)
+            break
         except RowsError:
-            choices = [shape._replace(rows=2 * shape.rows) for shape in choices]
+            times *= 2
+            found = [shape._replace(rows=times * shape.rows) for shape in choices]
+    if times > 1:
+        tokens = found[-1].rows * found[-1].length
+        say(
+            f"its largest example needs chunks of {tokens} tokens, {times} times "
+            "config.batch.chunk_tokens: its evaluation takes more memory"
+        )
+    return found
 
 
 class _Rows:

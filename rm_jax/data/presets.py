@@ -2,9 +2,9 @@
 
 A preset says where a data set lies on the Hugging Face hub, which format reads its
 rows, and what its splits are called there. Columns and label conventions are those of
-the data set's card, cited in the format (public_pairs.py, public_lists.py). Two of the
-repositories hold a loading script, which `datasets` no longer runs: those are read from
-the branch where the hub keeps them as parquet files.
+the data set's card, cited in the format (public_pairs.py, public_lists.py,
+public_steps.py). Two of the repositories hold a loading script, which `datasets` no
+longer runs: those are read from the branch where the hub keeps them as parquet files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,6 +26,7 @@ class Preset(NamedTuple):
       licence: of the data, as the card has it.
       paper: where it is described.
       revision: of the hub, where none is named; empty is the newest.
+      column: of each row, with the name of its split; empty where the hub has splits.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Preset(NamedTuple):
     licence: str
     paper: str
     revision: str = ""
+    column: str = ""
 
 
 def _only(*names: str) -> dict[str, str]:
@@ -49,6 +51,15 @@ PRESETS: dict[str, Preset] = {
         "2 responses, 5 attributes rated 0-4 by people, ranked by helpfulness",
         "CC-BY-4.0",
         "arXiv:2406.08673",
+    ),
+    "helpsteer2_preference": Preset(
+        "nvidia/HelpSteer2:preference/",
+        "helpsteer2_preference",
+        {"train": "train", "valid": "val"},
+        "pairs of helpsteer2 judged by people, strength 0-3",
+        "CC-BY-4.0",
+        "arXiv:2410.01257",
+        column="split",
     ),
     "helpsteer3": Preset(
         "nvidia/HelpSteer3:preference",
@@ -65,6 +76,14 @@ PRESETS: dict[str, Preset] = {
         "pairs judged by people, helpful and harmless",
         "MIT",
         "arXiv:2204.05862",
+    ),
+    "math_shepherd": Preset(
+        "peiyi9979/Math-Shepherd",
+        "math_shepherd",
+        _only("train"),
+        "solutions of GSM8K and MATH, each step right or wrong by rollouts",
+        "not stated",
+        "arXiv:2312.08935",
     ),
     "nectar": Preset(
         "berkeley-nest/Nectar",
@@ -97,6 +116,14 @@ PRESETS: dict[str, Preset] = {
         "pairs, a mixture of people and AI, some with scores",
         "not stated; those of its parts",
         "arXiv:2405.07863",
+    ),
+    "prm800k": Preset(
+        "tasksource/PRM800K",  # a copy of the files of github.com/openai/prm800k
+        "prm800k",
+        _only("train", "test"),
+        "solutions of MATH, each step right or wrong by people",
+        "MIT",
+        "arXiv:2305.20050",
     ),
     "shp": Preset(
         "stanfordnlp/SHP",

@@ -94,6 +94,27 @@ def helpsteer2(row: Row, place: Place) -> list[Record]:
     return [record_from_dict(record, str(place))]
 
 
+def helpsteer2_preference(row: Row, place: Place) -> list[Record]:
+    """HelpSteer2-Preference: two responses, `preference_strength` from -3 to 3.
+
+    Below 0 response 1 is better, above 0 response 2; the strength is its size. The
+    attributes of `helpsteer2` are there without a value, so that a model of those
+    ratings can go on with these pairs. Wang et al. 2024 (arXiv:2410.01257), card of
+    nvidia/HelpSteer2, folder `preference`.
+    """
+    preference = int_field(row, "preference_strength", (-3, 3), place)
+    record = {
+        "id": place.id,
+        "source": place.source,
+        "prompt": _helpsteer_turns(row, place),
+        "responses": [text_field(row, f"response_{i}", place) for i in (1, 2)],
+        "ranks": ranks_by([-preference, preference]),
+        "strength": abs(preference),
+        "ratings": {a: [None, None] for a in ATTRIBUTES},
+    }
+    return [record_from_dict(record, str(place))]
+
+
 def _helpsteer_turns(row: Row, place: Place) -> list[Message]:
     first, *parts = _HELPSTEER_TURN.split(text_field(row, "prompt", place))
     turns = [Message("user", first)] if first.strip() or not parts else []

@@ -4,6 +4,7 @@ What a SPEC may be is in specs.py.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rm_jax import store
-from rm_jax.data.files import is_data_file, read_rows
+from rm_jax.data.files import Rows, is_data_file, read_rows
 from rm_jax.data.formats import MAPPED, VERSION, Format, find_format
 from rm_jax.data.hub import HUB_PATH, hub_table, is_saved_dataset, saved_table
 from rm_jax.data.presets import find_preset
@@ -96,7 +97,10 @@ def open_source(
     how = find_format("jsonl" if stored else plain.format, columns)
     table = tfds_table(plain.path) if stored else _table(plain)
     if parsed.format == "preset":
-        table = _renamed(table, find_preset(parsed.path).splits)
+        preset = find_preset(parsed.path)
+        if preset.column:
+            table = _by_column(table, preset.column, tuple(preset.splits.values()))
+        table = _renamed(table, preset.splits)
     chosen = plan(table, plain.split)
     info = {
         "spec": str(parsed),
@@ -191,6 +195,23 @@ def _renamed(table: Table, splits: Mapping[str, str]) -> Table:
     names = {native: name for name, native in splits.items()}
     found = {names.get(n, n): reader for n, reader in table.splits.items()}
     return table._replace(splits=found)
+
+
+def _by_column(table: Table, column: str, names: Sequence[str]) -> Table:
+    """The table's rows taken apart by what is in a column of theirs."""
+
+    def reader(name: str) -> Rows:
+        for number, row in itertools.chain(*(read() for read in table.splits.values())):
+            found = row.get(column) if isinstance(row, Mapping) else None
+            if found not in names:  # malformed, whichever split is read
+                why = f"{shown(found)} is not one of {list(names)}"
+                row = RowError(f"{table.path}:{number}", column, why)
+            elif found != name:
+                continue
+            yield number, row
+
+    splits = {name: functools.partial(reader, name) for name in names}
+    return table._replace(digest=f"{table.digest} by {column}", splits=splits)
 
 
 def _file_table(path: str) -> Table:

@@ -38,6 +38,19 @@ class Spill:
         if len(self._keys) == self._run:
             self._write()
 
+    def extend(
+        self, keys: UInt64[np.ndarray, "n"], values: Int[np.ndarray, "n"]
+    ) -> None:
+        """Adds pairs, the first of them first."""
+        at = 0
+        while at < len(keys):
+            part = slice(at, at + self._run - len(self._keys))
+            for own, new in ((self._keys, keys), (self._values, values)):
+                own.frombytes(np.asarray(new[part], np.uint64).tobytes())
+            at = part.stop
+            if len(self._keys) == self._run:
+                self._write()
+
     def groups(self) -> Iterator[tuple[UInt64[np.ndarray, "n"], Int[np.ndarray, "n"]]]:
         """(keys, values) in groups of about a run; all pairs of a key are in one.
 

@@ -24,8 +24,9 @@ from rm_jax.data.world_generator import (
     BELIEFS,
     PROBE_KINDS,
     Block,
-    draw,
+    answered,
     draw_probes,
+    draw_prompts,
     features,
     gold_utility,
     texts,
@@ -60,7 +61,8 @@ _LIMITS = {
     "tie_threshold": (0.0, 10.0),
     "strength_levels": (0, 100),
 }
-_BLOCK = {64: 2048, 1024: 64}  # up to so many responses: prompts drawn together
+_BLOCK = 2048  # prompts drawn together
+_MANY, _PART = 64, 64  # with more responses than that, they are drawn for 64 prompts
 _PAIRS = 2**22  # compared together; as many as 2048 prompts with 64 responses have
 _OF_PROBES = (
     "seed", "temperature", "noise", "length_bias", "sycophancy_bias", "tie_threshold"
@@ -107,8 +109,9 @@ class World:
     """Preference records with known truth; make it with `make_world`.
 
     The utility of a response is u = gold + length_bias * words / 10
-    + sycophancy_bias * agrees; `world_annotators` says how it becomes labels. The texts
-    depend on seed and responses alone, so worlds that differ in other knobs are paired.
+    + sycophancy_bias * agrees; `world_annotators` says how it becomes labels. Prompts
+    depend on the seed alone, responses on seed and `responses`, so worlds that differ
+    in other knobs are paired.
 
     Attributes:
       knobs: every knob of WORLD_DEFAULTS, checked.
@@ -192,16 +195,21 @@ class World:
         """log P(A > B) - log P(B > A) of one annotator's vote, from u_A - u_B."""
         return log_wins(difference, self.knobs) - log_wins(-difference, self.knobs)
 
-    def _rng(self, stream: int, block: int) -> np.random.Generator:
-        return np.random.default_rng([self.knobs["seed"], stream, block])
+    def _rng(self, stream: int, *block: int) -> np.random.Generator:
+        return np.random.default_rng([self.knobs["seed"], stream, *block])
 
     def _blocks(self, split: str) -> Iterator[tuple[int, Block, Votes]]:
         """(number of its first prompt, block, votes); the last one is cut to size."""
         size, k = self.knobs[split], self.knobs["responses"]
-        together = next(n for most, n in _BLOCK.items() if k <= most)
+        stream, together = SPLITS.index(split), _PART if k > _MANY else _BLOCK
         for start in range(0, size, together):
-            rng = self._rng(SPLITS.index(split), start // together)
-            block = draw(rng, together, k)
+            number, at = divmod(start, _BLOCK)
+            rng = self._rng(stream, number)
+            block = draw_prompts(rng, _BLOCK)
+            if together < _BLOCK:
+                block = Block(*(x[at : at + together] for x in block))
+                rng = self._rng(stream, number, at + 1)  # of a 0, numpy makes no other
+            block = answered(rng, block, k)
             votes = vote(rng, utility(features(block), self.knobs), self.knobs)
             cut = slice(size - start)
             block = Block(*(x[cut] for x in block))

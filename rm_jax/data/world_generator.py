@@ -101,17 +101,29 @@ def features(block: Block) -> Features:
 
 def draw(rng: np.random.Generator, n: int, k: int) -> Block:
     """n prompts with k responses each from the reference generator."""
+    return answered(rng, draw_prompts(rng, n), k)
+
+
+def draw_prompts(rng: np.random.Generator, n: int) -> Block:
+    """n prompts without responses."""
     topic = _pick(rng, (n,), _N_TOPICS)
     claim = topic * text.CLAIMS + _pick(rng, (n,), text.CLAIMS)
     # The user believes nothing with probability .3, the truth .35, the opposite .35.
     belief = np.searchsorted([0.3, 0.65], rng.random(n), side="right")
     asked = _pick(rng, (n,), len(text.QUESTIONS))
     stated = _pick(rng, (n,), len(text.STANCES))
+    none = np.zeros((n, 0, _MAX_SENTENCES), int)
+    return Block(topic, claim, belief, asked, stated, none[..., 0], none)
+
+
+def answered(rng: np.random.Generator, prompts: Block, k: int) -> Block:
+    """The prompts with k new responses each."""
+    n, topic = len(prompts.topic), prompts.topic
     quality = np.sort(rng.random((3, n, k)), axis=0)[1]  # Beta(2, 2): median of three
     verbosity = exponential(rng, (2, n, k)).sum(axis=0) / 2  # Gamma(2, 1/2)
-    opening = _openings(rng, claim, belief, k)
+    opening = _openings(rng, prompts.claim, prompts.belief, k)
     sentences = _sentences(rng, topic, quality, verbosity)
-    return Block(topic, claim, belief, asked, stated, opening, sentences)
+    return prompts._replace(opening=opening, sentences=sentences)
 
 
 def draw_probes(rng: np.random.Generator, n: int, kind: str) -> Block:

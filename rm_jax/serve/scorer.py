@@ -131,7 +131,8 @@ class Scorer:
         sets = {data.directory.name: data}
         datasets.check_rows(sets, self._head.rivals, self._head.of_logp)
         b, steps = self.config.batch, self._of_steps
-        shapes = pack.roomy(data, self.shapes(), b.layout == "packed", steps)
+        packed = b.layout == "packed"
+        shapes = pack.roomy(data, self.shapes(), packed, steps, _say)
         return Loader(data, shapes, b.examples, order, b.layout, steps=steps)
 
     def put(self, batch: PackedBatch, labels: Labels) -> tuple[PackedBatch, Labels]:

@@ -1,10 +1,14 @@
+import collections
 import dataclasses
 import functools
 import itertools
+import random
+import string
 import sys
 
 import pytest
 
+from rm_jax.data import conflicts
 from rm_jax.data.audit import DEFAULT_POLICY, audit, without_empty
 from rm_jax.data.schema import Annotator, Message, Record, Step
 from rm_jax.data.sources import open_source
@@ -35,7 +39,8 @@ def in_runs(request, monkeypatch):
     """What is kept on disk goes there a few at a time, or all at once."""
     if request.param:
         spill = functools.partial(Spill, run=request.param)
-        monkeypatch.setattr(sys.modules[audit.__module__], "Spill", spill)
+        for module in (audit.__module__, conflicts.__name__):
+            monkeypatch.setattr(sys.modules[module], "Spill", spill)
         flags = functools.partial(Flags, block=request.param)
         monkeypatch.setattr(sys.modules[audit.__module__], "Flags", flags)
 
@@ -266,6 +271,41 @@ def test_hashes_agree_with_a_comparison_of_texts():
         kept = audit(lambda: records, {**KEEP, kind: "drop"})
         out = {r.id for r in records} - {r.id for r in kept.records()}
         assert out == {str(i) for i in rows}
+
+
+@pytest.mark.usefixtures("in_runs")
+def test_ties_and_repeated_texts_agree_with_a_comparison_of_texts():
+    rng = random.Random(0)
+    records = []
+    for i in range(60):
+        k = rng.randint(2, 5)
+        texts = rng.choices(string.ascii_letters, k=k - 1) + ["0"]
+        records.append(record(texts, tuple(rng.choices(range(3), k=k)), id=str(i)))
+    conflict, _ = naive(records)
+    assert 10 < len(conflict) < 50
+    kept = audit(lambda: records, {**KEEP, "conflict": "drop"}).records()
+    assert [int(r.id) for r in kept] == [i for i in range(60) if i not in conflict]
+
+
+def test_only_texts_of_several_records_are_compared(monkeypatch):
+    """So the work grows with the responses, not with their pairs."""
+    written = collections.Counter()
+    add, extend = Spill.add, Spill.extend
+
+    def count(spill, keys, values):
+        written["shared"] += len(keys)
+        extend(spill, keys, values)
+
+    def count_one(spill, key, value):
+        written["read"] += 1
+        add(spill, key, value)
+
+    monkeypatch.setattr(Spill, "extend", count)
+    monkeypatch.setattr(Spill, "add", count_one)
+    one = record([f"one {i}" for i in range(500)] + ["a", "b"])
+    two = record([f"two {i}" for i in range(500)] + ["b", "a"])
+    assert counts(one, two, record(("a", "c"))) == {"conflict": 2}
+    assert written == {"read": 2 * (502 + 1) + 2 + 1, "shared": 5 + 2}
 
 
 # Counted without this package: transcripts split at the last "\n\nAssistant:".

@@ -188,3 +188,16 @@ def test_a_damaged_overlap_is_found_again(tmp_path, damage):
     assert datasets.open_data(loaded, None, said.append).contamination == first
     assert path.read_text() == good
     assert sum("found again" in line for line in said) == 1
+
+
+def test_pairs_of_rankings_have_the_tokenizer_of_the_whole(tmp_path):
+    loaded = small(tmp_path)
+    loaded.data.world.update({"train": 40, "responses": 5})
+    loaded.data.train = "world:#train"
+    loaded.data.eval, loaded.contract.tokenizer = {}, "bpe:400"
+    loaded.data.cache_dir = str(tmp_path / "whole")
+    whole = datasets.open_data(loaded, None, print)
+    loaded.data.rankings, loaded.data.cache_dir = "pairs", str(tmp_path / "pairs")
+    pairs = datasets.open_data(loaded, None, print)
+    assert pairs.tokenizer.get_vocab() == whole.tokenizer.get_vocab()
+    assert (len(whole.train), len(pairs.train)) == (40, 400)

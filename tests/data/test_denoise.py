@@ -43,7 +43,9 @@ def opened(tmp_path):
     found = datasets.open_data(plain().to_dict(), None, lambda s: None)
     prompts = found.train.arrays["prompt_hash"].tolist()
 
-    def open_it(changes=(), keep=6, ids="r{}", moved=0, own=SCORES, more=0, **denoise):
+    def open_it(
+        changes=(), keep=6, ids="r{}", moved=0, own=SCORES, more=0, source="", **denoise
+    ):
         order = np.random.default_rng(0).permutation(keep * 2)
         order = np.concatenate([order, order[:more]])
         example, response = order // 2, order % 2
@@ -53,7 +55,7 @@ def opened(tmp_path):
                 "prompt": [prompts[i] + moved for i in example],
                 "response": response,
                 "score": [own[i][j] for i, j in zip(example, response, strict=True)],
-                "source": [""] * len(order),
+                "source": [source] * len(order),
             }
         )
         pq.write_table(table, tmp_path / "scores.parquet")
@@ -117,13 +119,28 @@ def test_scores_of_other_examples_are_refused(opened):
         opened(scores=opened.scores, keep=4)
     with pytest.raises(ValueError, match="no two scores of 6 of the 6 .* 'r0'"):
         opened(scores=opened.scores, ids="x{}")
-    with pytest.raises(FileNotFoundError, match="nowhere.parquet"):
+    with pytest.raises(FileNotFoundError, match="nowhere.parquet': no such file.*keep"):
         opened(scores="nowhere.parquet")
 
 
 def test_scores_of_other_prompts_of_the_same_names_are_refused(opened):
     with pytest.raises(ValueError, match="no two scores of 6 of the 6"):
         opened(scores=opened.scores, moved=1)
+
+
+def test_scores_that_a_mixture_lacks_are_counted_by_source(opened):
+    parts = {n: {"spec": f"jsonl:{opened.rows}", "weight": 1} for n in ("a", "b")}
+    with pytest.raises(ValueError, match="scores of 12 of the 12") as error:
+        opened({"data.train": parts}, scores=opened.scores)
+    assert "(6 of 'a', 6 of 'b'; the file has no sources)" in str(error.value)
+    assert "config.data.eval.seen = '#train'" in str(error.value)
+    named = {n: {**part, "spec": f"{part['spec']}#train"} for n, part in parts.items()}
+    seen = opened({"data.train": named, "data.eval.seen": "#train"})  # as it advises
+    keys = lambda data: (data.ids(len(data)), data.arrays["source"].tolist())
+    assert keys(seen.evals["seen"]) == keys(seen.train)
+    with pytest.raises(ValueError, match="scores of 6 of the 12") as error:
+        opened({"data.train": parts}, scores=opened.scores, source="b")
+    assert "(6 of 'a', 0 of 'b'; the file has those of ['b'])" in str(error.value)
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])

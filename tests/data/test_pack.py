@@ -145,11 +145,15 @@ def test_an_example_that_no_chunk_holds_is_found_before_training(toy_set, shared
 def test_evaluation_takes_as_many_rows_as_the_largest_example_needs(toy_set, shared):
     data = toy_set([(3, [2, 2]), (30, [20] * 5)])
     narrow, wide = pack.shapes((32, 64), 128, 4)
-    found = pack.roomy(data, [narrow, wide], shared)
+    said = []
+    found = pack.roomy(data, [narrow, wide], shared, say=said.append)
     assert [s.rows for s in found] == [4 * narrow.rows, 4 * wide.rows]  # 5 of 2 rows
     assert [s[1:] for s in found] == [narrow[1:], wide[1:]]
     pack.check_fits(data, found, shared)
-    assert pack.roomy(data, found, shared) == found
+    (line,) = said
+    assert "chunks of 512 tokens, 4 times config.batch.chunk_tokens" in line
+    assert pack.roomy(data, found, shared, say=said.append) == found
+    assert said == [line]
     with pytest.raises(PackError, match="toy-1: .* longest row"):
         pack.roomy(data, pack.shapes((32,), 128, 4), shared)
 

@@ -5,15 +5,18 @@ import json
 import pytest
 
 from rm_jax import main
+from rm_jax.data import sources
 from rm_jax.data.audit import DEFAULT_POLICY, audit
 from rm_jax.data.formats import FORMATS
 from rm_jax.data.hub import HUB_PATH
 from rm_jax.data.mixture import specs_of
 from rm_jax.data.presets import PRESETS, find_preset
+from rm_jax.data.public_lists import ATTRIBUTES
 from rm_jax.data.rows import Place, int_field, ranks_by
-from rm_jax.data.schema import Annotator, Message, Record, RowError
+from rm_jax.data.schema import Annotator, Message, Record, RowError, Step
 from rm_jax.data.sources import open_source
 from rm_jax.data.specs import Spec, parse_spec, resolve
+from rm_jax.data.splits import Table
 
 PLACE = Place("demo", 4, "org/demo")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -71,6 +74,19 @@ HELPSTEER2 = {
     "complexity": 0,
     "verbosity": 1,
 }
+HELPSTEER2_PREFERENCE = {
+    "split": "train",
+    "prompt": "Name a colour.",
+    "response_1": "Red.",
+    "response_2": "Blue is one.",
+    "preference_strength": 2,
+    "preference_statement": "@Response 2 is better than @Response 1 because ...",
+    "preference_elaboration": "...",
+    "three_most_similar_preferences": [
+        {"statement": "s", "elaboration": "e", "strength": 2}
+    ],
+    "all_preferences_unprocessed": [{"strength": 2, "justification": "j"}],
+}
 HELPSTEER3 = {
     "domain": "general",
     "language": "english",
@@ -83,6 +99,13 @@ HELPSTEER3 = {
         {"score": 0, "reasoning": "y", "feedback1": None, "feedback2": None},
         {"score": 1, "reasoning": "z", "feedback1": None, "feedback2": None},
     ],
+}
+MATH_SHEPHERD = {
+    "input": "Sam has 2 pens and buys 2. How many? Step 1: 2 + 2 = <<2+2=4>>4. ки\n"
+    "Step 2: So he has 5. The answer is: 5 ки",
+    "label": "Sam has 2 pens and buys 2. How many? Step 1: 2 + 2 = <<2+2=4>>4. +\n"
+    "Step 2: So he has 5. The answer is: 5 -",
+    "task": "GSM8K",
 }
 HH = {
     "chosen": "\n\nHuman: Is tea hot?\n\nAssistant: Mostly.",
@@ -98,6 +121,44 @@ NECTAR = {
     "num_responses": 7,
     "source": ["lmsys-chat-1m"],
     "good_natured": True,
+}
+
+
+def candidate(text, rating):
+    return {"text": text, "rating": rating, "flagged": None}
+
+
+def tried(*completions, chosen, human=None):
+    return {
+        "completions": [candidate(*c) for c in completions],
+        "human_completion": human,
+        "chosen_completion": chosen,
+    }
+
+
+PRM800K = {
+    "labeler": "00",
+    "timestamp": "2023-01-22T04:34:27.052924",
+    "generation": 9,
+    "is_quality_control_question": False,
+    "is_initial_screening_question": False,
+    "question": {
+        "problem": "What is $1+1$?",
+        "ground_truth_solution": "$2$.",
+        "ground_truth_answer": "2",
+        "pre_generated_steps": ["Add.", "So 3."],
+        "pre_generated_answer": "3",
+        "pre_generated_verifier_score": 0.01,
+    },
+    "label": {
+        "steps": [
+            tried(("Add.", 0), chosen=0),
+            tried(("One and one.", 1), ("One, two.", -1), chosen=0),
+            tried(("So 3.", -1), ("So 2.\n\n# Answer\n\n2", 1), chosen=None),
+        ],
+        "total_time": 278270,
+        "finish_reason": "found_error",
+    },
 }
 PKU = {
     "prompt": "How do I pick a lock?",
@@ -202,6 +263,18 @@ CASES = {
             )
         ],
     ),
+    "helpsteer2_preference": (
+        [HELPSTEER2_PREFERENCE],
+        [
+            record(
+                "Name a colour.",
+                ["Red.", "Blue is one."],
+                [1, 0],
+                strength=2.0,
+                ratings=dict.fromkeys(ATTRIBUTES, (None, None)),
+            )
+        ],
+    ),
     "helpsteer3": (
         [HELPSTEER3],
         [
@@ -220,6 +293,23 @@ CASES = {
         ],
     ),
     "hh_rlhf": ([HH], [record("Is tea hot?", ["Mostly.", "No."], [0, 1])]),
+    "math_shepherd": (
+        [MATH_SHEPHERD],
+        [
+            record(
+                "Sam has 2 pens and buys 2. How many?",
+                ["Step 1: 2 + 2 = <<2+2=4>>4.\nStep 2: So he has 5. The answer is: 5"],
+                [0],
+                steps=(
+                    (
+                        Step("Step 1: 2 + 2 = <<2+2=4>>4.", 1),
+                        Step("Step 2: So he has 5. The answer is: 5", 0),
+                    ),
+                ),
+                meta={"task": "GSM8K"},
+            )
+        ],
+    ),
     "nectar": (
         [NECTAR],
         [
@@ -256,6 +346,31 @@ CASES = {
     "preference_700k": (
         [{**SIDES, "chosen_score": 4.5, "rejected_score": 2.0}],
         [record("2 + 2?", ["4", "5"], [0, 1], ratings={"score": (4.5, 2.0)})],
+    ),
+    "prm800k": (
+        [PRM800K],
+        [
+            record(
+                "What is $1+1$?",
+                [
+                    "Add.\nOne and one.",
+                    "Add.\nOne, two.",
+                    "Add.\nOne and one.\nSo 3.",
+                    "Add.\nOne and one.\nSo 2.\n\n# Answer\n\n2",
+                ],
+                [None] * 4,
+                steps=(
+                    (Step("Add.", 1), Step("One and one.", 1)),
+                    (Step("Add.", None), Step("One, two.", 0)),
+                    (Step("Add.", None), Step("One and one.", None), Step("So 3.", 0)),
+                    (
+                        Step("Add.", None),
+                        Step("One and one.", None),
+                        Step("So 2.\n\n# Answer\n\n2", 1),
+                    ),
+                ),
+            )
+        ],
     ),
     "shp": (
         [SHP],
@@ -436,6 +551,51 @@ def test_nectar_equal_ranks_are_ties_and_all_seven_may_be():
     assert found.ranks == (0,) * 7
 
 
+# steps
+
+
+def test_prm800k_takes_the_labelers_own_step_and_stops_where_none_was_chosen():
+    human = {"text": "So 2.", "rating": None, "source": "human", "flagged": False}
+    steps = [
+        tried(("Guess.", -1), chosen=None, human=human),
+        {"completions": None, "human_completion": None, "chosen_completion": None},
+        tried(("Never.", 1), chosen=0),
+    ]
+    [found] = parse("prm800k", {**PRM800K, "label": {"steps": steps}})
+    assert found.steps == ((Step("So 2.", 1),), (Step("Guess.", 0),))
+    unrated = [tried(("Add.", None), chosen=0)]
+    assert parse("prm800k", {**PRM800K, "label": {"steps": unrated}}) == []
+
+
+def test_math_shepherd_begins_at_step_1_however_it_is_written():
+    text = "Follow step 2: add. STEP 1: One. ки\n\n Step 2: Two. ки \n"
+    row = {"input": text, "label": text.replace("ки", "-"), "task": None}
+    [found] = parse("math_shepherd", row)
+    assert found.prompt == (user("Follow step 2: add."),) and found.meta == {}
+    assert found.steps == ((Step("STEP 1: One.", 0), Step("Step 2: Two.", 0)),)
+
+
+def test_the_splits_of_a_preset_may_be_in_a_column(monkeypatch):
+    rows = [{**HELPSTEER2_PREFERENCE, "prompt": f"{i}"} for i in range(40)]
+    for row in rows[::4]:
+        row["split"] = "val"
+    table = Table("n", "p", "d", COMMIT, {"train": lambda: iter(enumerate(rows, 1))})
+    monkeypatch.setattr(sources, "hub_table", lambda path, revision: table)
+    named = lambda split: open_source(f"preset:helpsteer2_preference{split}")
+    prompts = {
+        split: [int(r.prompt[0].content) for r in named(split).records()]
+        for split in ("", "#train", "#valid", "#val", "#test")
+    }
+    assert prompts["#valid"] == prompts["#val"] == list(range(0, 40, 4))
+    assert prompts[""] == sorted(prompts["#train"] + prompts["#test"])
+    assert len(prompts[""]) == 30
+    whole = open_source("helpsteer2_preference:nvidia/HelpSteer2:preference/")
+    assert whole.fingerprint != named("").fingerprint
+    rows[1]["split"] = "dev"
+    with pytest.raises(RowError, match="p:2: field 'split': 'dev' is not one of"):
+        list(named("#valid").records())
+
+
 # pairs
 
 
@@ -457,6 +617,13 @@ def test_shp_label_one_is_a():
 def test_webgpt_equal_scores_are_a_tie():
     [found] = parse("webgpt", {**WEBGPT, "score_0": 0.0, "score_1": 0.0})
     assert found.ranks == (0, 0) and found.strength == 0.0
+
+
+def test_helpsteer2_preference_below_zero_is_the_first_and_zero_a_tie():
+    for preference, ranks in ((-1, (0, 1)), (0, (0, 0))):
+        row = {**HELPSTEER2_PREFERENCE, "preference_strength": preference}
+        [found] = parse("helpsteer2_preference", row)
+        assert found.ranks == ranks and found.strength == abs(preference)
 
 
 def test_helpsteer3_zero_is_a_tie_and_nobody_asked_is_nobody():
@@ -486,10 +653,23 @@ def test_tldr_articles_and_the_second_summary():
             {**HELPSTEER2, "prompt": "q\n<extra_id_1>Assistant\na"},
             "prompt",
         ),
+        (
+            "helpsteer2_preference",
+            {**HELPSTEER2_PREFERENCE, "preference_strength": 4},
+            "preference_strength",
+        ),
         ("helpsteer3", {**HELPSTEER3, "overall_preference": -4}, "overall_preference"),
         ("helpsteer3", {**HELPSTEER3, "overall_preference": 0.5}, "overall_preference"),
         ("helpsteer3", {**HELPSTEER3, "context": "Hi."}, "context"),
         ("helpsteer3", {**HELPSTEER3, "individual_preference": [{}]}, "score"),
+        ("math_shepherd", {**MATH_SHEPHERD, "input": "Why? Step 1: so"}, "input"),
+        ("math_shepherd", {"input": "Why? So. ки", "label": "Why? So. +"}, "input"),
+        ("math_shepherd", {**MATH_SHEPHERD, "label": "Sam has"}, "label"),
+        (
+            "math_shepherd",
+            {**MATH_SHEPHERD, "label": MATH_SHEPHERD["label"] + "\nStep 3: no -"},
+            "label",
+        ),
         ("nectar", {**NECTAR, "prompt": "Count."}, "prompt"),
         ("nectar", {**NECTAR, "prompt": HH["chosen"]}, "prompt"),
         ("nectar", {**NECTAR, "answers": [{"answer": "a", "rank": 0}]}, "rank"),
@@ -498,6 +678,17 @@ def test_tldr_articles_and_the_second_summary():
         ("pku_saferlhf", {**PKU, "better_response_id": 2}, "better_response_id"),
         ("pku_saferlhf", {**PKU, "is_response_1_safe": None}, "is_response_0_safe"),
         ("pku_saferlhf_safe", {**PKU, "safer_response_id": -1}, "safer_response_id"),
+        ("prm800k", {**PRM800K, "label": {"steps": None}}, "steps"),
+        (
+            "prm800k",
+            {**PRM800K, "label": {"steps": [tried(("Add.", 1), chosen=1)]}},
+            "chosen_completion",
+        ),
+        (
+            "prm800k",
+            {**PRM800K, "label": {"steps": [tried(("Add.", 2), chosen=0)]}},
+            "rating",
+        ),
         ("shp", {**SHP, "labels": 2}, "labels"),
         ("shp", {**SHP, "labels": True}, "labels"),
         ("shp", {**SHP, "score_A": "4"}, "score_A"),
@@ -617,8 +808,17 @@ class FakeBuilder:
         pass
 
     def as_dataset(self):
-        rows = CASES[self.preset][0]
-        splits = [*PRESETS[self.preset].splits.values(), "other_split"]
+        rows, preset = CASES[self.preset][0], PRESETS[self.preset]
+        if preset.column:
+            return {
+                "train": [
+                    {**numbered(row, f"{split} {i}: "), preset.column: split}
+                    for split in preset.splits.values()
+                    for i in range(24)
+                    for row in rows
+                ]
+            }
+        splits = [*preset.splits.values(), "other_split"]
         return {
             split: [numbered(row, f"{split} {i}: ") for i in range(24) for row in rows]
             for split in splits
@@ -630,7 +830,7 @@ def numbered(row, mark):
     text = json.dumps(row)
     for prompt in (
         "Name a colour.", "Go.", "Is tea hot?", "Count.", "How do I", "2 + 2?",
-        "Why does", "My cat", "Write a", "Why is",
+        "Why does", "My cat", "Write a", "Why is", "Sam has", "What is $1+1$",
     ):  # fmt: skip
         text = text.replace(prompt, mark + prompt)
     assert text != json.dumps(row)

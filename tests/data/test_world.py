@@ -364,6 +364,16 @@ def test_worlds_that_differ_in_their_annotators_share_their_texts(small_records)
         assert (a.prompt, a.responses) == (b.prompt, b.responses)
 
 
+@pytest.mark.parametrize("k", [3, 64, 65, 300])
+def test_prompts_are_the_same_whatever_the_number_of_responses(small_records, k):
+    world = make_world({"train": 70, "responses": k, "annotators": 3})
+    found = list(world.records("train"))
+    assert [r.prompt for r in found] == [r.prompt for r in small_records["train"][:70]]
+    beliefs = [r.meta["belief"] for r in small_records["train"][:70]]
+    assert [r.meta["belief"] for r in found] == beliefs
+    assert len({r.responses for r in found}) == 70
+
+
 def test_no_prompt_is_in_two_splits_whatever_the_seed():
     """More prompts than people: some ask again, never in another split."""
     people = {"train": 24_576, "valid": 4_096, "test": 4_096}
