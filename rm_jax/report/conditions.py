@@ -111,10 +111,18 @@ def labels(found: Sequence[Keys]) -> list[str]:
         key: name if last.count(name) == 1 else key
         for key, name in zip(keys, last, strict=True)
     }
-    out = [_label(one, short, compare.shown) for one in found]
-    if len(set(out)) < len(out):  # numbers that differ in their last digits only
-        out = [_label(one, short, str) for one in found]
+    for text in (_brief, compare.shown, str):  # until no two are alike
+        out = [_label(one, short, text) for one in found]
+        if len(set(out)) == len(out):
+            break
     return out
+
+
+def _brief(value: Any) -> str:
+    """As shown; of "after KEY=VALUE ...: PATH", another unit's, the path alone."""
+    text = compare.shown(value)
+    before, colon, path = text.rpartition(": ")
+    return f"after another: {path}" if colon and before.startswith("after ") else text
 
 
 def _label(one: Keys, short: Keys, text: Callable[[Any], str]) -> str:

@@ -137,6 +137,11 @@ def test_numbers_of_a_label_are_short_but_tell_apart():
     values = [1 / 3, 7.0, 1e-4, 10_000_000.0, 0.0, float("inf")]
     labels = conditions.labels([{"a.x": value} for value in values])
     assert labels == ["x=0.333333", "x=7", "x=0.0001", "x=10000000", "x=0", "x=inf"]
+    said = "after members.count=10 init_seed=3: predictions/seen.parquet"
+    both = conditions.labels([{"scores": ""}, {"scores": said}])
+    assert both == ["scores=", "scores=after another: predictions/seen.parquet"]
+    other = said.replace("10", "5")  # two that would be alike are told apart
+    assert conditions.labels([{"s": said}, {"s": other}]) == [f"s={said}", f"s={other}"]
     near = conditions.labels([{"x": 0.12345678}, {"x": 0.12345679}])
     assert near == ["x=0.12345678", "x=0.12345679"]
     assert conditions.labels([{"x": True}, {"x": "b"}]) == ["x=True", "x=b"]
