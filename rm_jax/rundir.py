@@ -93,12 +93,19 @@ def run_json(workdir: str) -> dict[str, Any]:
 
     Raises:
       SchemaError: it is of a newer rm_jax.
+      ConfigError: it is of an average.
       ValueError: it lacks what a run is continued by; names the file.
     """
     path = store.join(workdir, "run.json")
     if not store.exists(path):
         return {}
     info = schemas.checked("run.json", store.read_json(path), path)
+    if "average_of" in info:
+        raise ConfigError(
+            f"{workdir} holds an average of models, which no training goes on with: "
+            f"choose another --workdir, and start from it by --config.model.init="
+            f"{workdir}"
+        )
     if missing := [key for key in IN_RUN_JSON if key not in info]:
         raise ValueError(f"{path} has no {missing}: bring the file of this run back")
     return info

@@ -53,6 +53,9 @@ def test_an_average_is_a_run(runs, rm_jax, make, tmp_path):
     assert values["accuracy"] == pytest.approx(lmc["average"])
     config = make(**NO_EVAL, model__init=str(to), train__duration="1 steps")
     train(config, tmp_path / "next")
+    config = ["--config", to / "config.json"]
+    code, _, err = rm_jax("train", *config, "--workdir", to)
+    assert code == 1 and "holds an average of models" in err and "model.init=" in err
 
 
 def test_members_of_one_run_are_averaged(runs, tmp_path):

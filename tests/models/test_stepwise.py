@@ -14,7 +14,7 @@ from rm_jax.data.loader import Loader
 from rm_jax.models import ArchConfig, functions
 from rm_jax.models.arch import frozen
 from rm_jax.models.reward import scatter, scatter_steps
-from rm_jax.models.stepwise import REDUCE, reduced
+from rm_jax.models.stepwise import REDUCE, check_reduce, reduced
 from rm_jax.types import PackedBatch
 
 S = np.array([[[0.5, -1.0, 2.0, 9.0], [3.0, 9.0, 9.0, 9.0], [9.0] * 4]], np.float32)
@@ -58,7 +58,7 @@ def test_a_product_of_many_sure_steps_keeps_its_digits():
 
 def test_an_unknown_reducer_lists_the_known():
     with pytest.raises(ValueError, match="reduce = 'max'; known: .*'last', 'mean'"):
-        reduced("max", S, SCORED, END)
+        check_reduce("max")
 
 
 def test_ends_and_steps_go_where_their_ids_say():
@@ -119,9 +119,3 @@ def test_other_pooling_than_the_last_token_is_refused():
     model = {"arch": "decoder", "head": {"name": "steps", "init": "zero"}}
     with pytest.raises(ValueError, match="pooling = 'mean': set it to 'last'"):
         models.make_arch(model, 97, "mean")
-
-
-def test_an_unknown_reducer_fails_when_the_model_is_traced():
-    arch = dataclasses.replace(ARCH, head_knobs=frozen({"reduce": "max"}))
-    with pytest.raises(ValueError, match="reduce = 'max'"):
-        jax.eval_shape(functions(arch)[0], jax.random.key(0))
