@@ -449,7 +449,7 @@ import sys
 from rm_jax import cluster, sharding
 cluster.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), False)
 for sizes in ((4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2)):
-    mesh = sharding.make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes)))
+    mesh = sharding.make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes), member=1))
     for rows in (4, 8, 12, 64):
         found = sharding.local_rows(mesh, rows)
         print(*sizes, rows, found.start, found.stop)

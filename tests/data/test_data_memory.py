@@ -37,7 +37,8 @@ def records():
         yield Record(
             f"r{i}", "s", (Message("user", "q"),),
             tuple((Message("assistant", text),) for text in said), (0, 1),
-            meta={"prompt": [1, 2], "responses": [[3], [4, 5]], "keep": [2, 2]},
+            meta={"prompt": [1, 2], "responses": [[3], [4, 5]], "keep": [2, 2],
+                  "ends": [[], []]},
         )
 
 def prepare():
