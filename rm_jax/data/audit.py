@@ -100,8 +100,9 @@ def audit(
     Reads all records once; iterating the result reads them again. Memory does not grow
     with their number: 16 bytes for every response and 18 for every record are on disk,
     16 more for every response that another record has, too, and for every pair of such
-    texts in a record. Texts are told apart by 64-bit hashes: of 200 million, two have
-    the same in one audit of 1,000.
+    texts in a record. Records that all give one response to one prompt are in memory at
+    one time, 75 bytes each. Texts are told apart by 64-bit hashes: of 200 million, two
+    have the same in one audit of 1,000.
 
     `empty_side: drop` takes from a record of K > 2 only the empty responses, as long as
     two stay that are labelled, not all alike. `conflict` counts every record with a

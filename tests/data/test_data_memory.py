@@ -35,7 +35,7 @@ def records():
     for i in range(n):
         said = f"{i % (n - 9)}", "b"  # nine duplicates, far from what they copy
         yield Record(
-            f"r{i}", "s", (Message("user", "q"),),
+            f"r{i}", "s", (Message("user", said[0]),),
             tuple((Message("assistant", text),) for text in said), (0, 1),
             meta={"prompt": [1, 2], "responses": [[3], [4, 5]], "keep": [2, 2],
                   "ends": [[], []]},
