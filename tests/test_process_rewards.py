@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny
 from test_step import SGD, start
 
+import rm_jax as package
 from rm_jax.data import pack
 from rm_jax.data.loader import Loader
 from rm_jax.data.order import of_one
@@ -106,8 +108,6 @@ def process(make, tmp_path):
 
 
 def test_a_run_on_steps_learns_and_says_so(process, tmp_path):
-    import tiny
-
     at = tmp_path / "run"
     config = process(train__duration="24 steps", train__eval_every="12 steps")
     _, said = tiny.train(config, at)
@@ -127,8 +127,6 @@ def test_a_run_on_steps_learns_and_says_so(process, tmp_path):
 
 
 def test_members_of_steps_are_evaluated_and_reduced(process, tmp_path):
-    import tiny
-
     at = tmp_path / "run"
     changes = {"model__head__init": "normal", "members__count": 2}
     tiny.train(process(train__duration="2 steps", **changes), at)
@@ -142,8 +140,6 @@ def test_members_of_steps_are_evaluated_and_reduced(process, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_of_steps_is_loaded_and_evaluated(process, tmp_path):
-    import tiny
-
     import rm_jax
     from rm_jax.serve.evaluation import evaluate_run
 
@@ -156,9 +152,38 @@ def test_a_model_of_steps_is_loaded_and_evaluated(process, tmp_path):
     assert np.isfinite(rm_jax.load(str(at)).score_records([record])).all()
 
 
-def test_a_row_with_too_few_slots_is_said_before_training(process, tmp_path):
-    import tiny
+def test_an_implicit_reward_is_trained_evaluated_inspected_and_scored(
+    process, rm_jax, tmp_path
+):
+    """The score moves by beta for every nat that the reference is moved by."""
+    changes = {"loss__name": "implicit_prm_ce", "model__lm_head": "tied"}
+    head = {"model__head__name": "implicit", "train__best_metric": "eval/valid/nll"}
+    config = process(**changes, **head, train__duration="2 steps")
+    config.train.best_mode = "min"
+    for name in ("train", "valid"):
+        rows = [
+            {"id": f"{name}-{i}", "prompt": f"{i}+1?", "responses": [f"{i + 1}", "no"],
+             "ranks": [0, 1], "ratings": {"right": [1, 0]},
+             "reference_logp": [-4.0, -6.0]}
+            for i in range(12)
+        ]  # fmt: skip
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    found, _ = tiny.train(config, tmp_path / "run")
+    assert 0.0 <= found["valid"]["accuracy"] <= 1.0
+    code, said, error = rm_jax("inspect", tmp_path / "run", "--step", "0")
+    assert code == 0 and "response 0: rank 0" in said, error
+    model = package.load(str(tmp_path / "run"))
+    row = {"prompt": "1+1?", "responses": ["2", "3"], "reference_logp": [-4.0, -4.0]}
+    other = row | {"reference_logp": [-4.0, -9.0]}
+    records = [record_from_dict(r, "row") for r in (row, other)]
+    one, two = model.score_records(records)
+    np.testing.assert_allclose(two - one, [0.0, 0.05 * 5.0], atol=1e-6)
+    with pytest.raises(ValueError, match="a response without reference_logp"):
+        model.score("1+1?", ["2", "3"])
 
+
+def test_a_row_with_too_few_slots_is_said_before_training(process, tmp_path):
     config = process(batch__tokens_per_slot=16)
     with pytest.raises(ValueError, match="lower config.batch.tokens_per_slot to 10"):
         tiny.train(config, tmp_path / "run")

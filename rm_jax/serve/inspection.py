@@ -109,12 +109,17 @@ def _outputs(
     """The model on a chunk, without dropout, with all that its loss asks for."""
     module = RewardModel(model.arch)
 
-    def apply(params, batch, examples, responses):
-        given = {"params": params}
-        return module.apply(given, batch, examples, responses, token_logp=token_logp)
+    def apply(params, batch, labels):
+        return module.apply(
+            {"params": params},
+            batch,
+            *labels.ranks.shape,
+            token_logp=token_logp,
+            reference_logp=labels.reference_logp,
+        )
 
-    jitted = jax.jit(apply, static_argnums=(2, 3))
-    return lambda batch, labels: jitted(params, batch, *labels.ranks.shape)
+    jitted = jax.jit(apply)
+    return lambda batch, labels: jitted(params, batch, labels)
 
 
 def _example(model, data, labels: Labels, scores, each, e: int) -> Iterator[str]:
