@@ -121,8 +121,10 @@ def labels(found: Sequence[Keys]) -> list[str]:
 def _brief(value: Any) -> str:
     """As shown; of "after KEY=VALUE ...: PATH", another unit's, the path alone."""
     text = compare.shown(value)
-    before, colon, path = text.rpartition(": ")
-    return f"after another: {path}" if colon and before.startswith("after ") else text
+    if not text.startswith("after ") or "=" not in text:
+        return text
+    _, colon, path = text.rpartition(": ")
+    return f"after another: {path}" if colon else "after another"
 
 
 def _label(one: Keys, short: Keys, text: Callable[[Any], str]) -> str:

@@ -171,10 +171,15 @@ def notes(known: Sweep) -> Iterator[str]:
             f"of {known.detectable:.4f} is found with a power of .8, in the comparison "
             "that finds least"
         )
-    elif known.show:
+    elif any(row.difference for world in known.worlds for row in world.rows):
         yield (
             f"no comparison has two pairs of seeds ({', '.join(seeds)}) yet: nothing "
             "is sure"
+        )
+    elif len([row for world in known.worlds for row in world.rows]) > 1:
+        yield (
+            "no condition differs from another in the keys of the baseline alone: "
+            "--baseline KEY=VALUE compares with the condition that has it"
         )
 
 

@@ -140,6 +140,9 @@ def test_numbers_of_a_label_are_short_but_tell_apart():
     said = "after members.count=10 init_seed=3: predictions/seen.parquet"
     both = conditions.labels([{"scores": ""}, {"scores": said}])
     assert both == ["scores=", "scores=after another: predictions/seen.parquet"]
+    start = "after train.duration=300 steps noise=0.5"
+    both = conditions.labels([{"init": "scratch"}, {"init": start}])
+    assert both == ["init=scratch", "init=after another"]
     other = said.replace("10", "5")  # two that would be alike are told apart
     assert conditions.labels([{"s": said}, {"s": other}]) == [f"s={said}", f"s={other}"]
     near = conditions.labels([{"x": 0.12345678}, {"x": 0.12345679}])
