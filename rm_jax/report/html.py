@@ -88,6 +88,7 @@ def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
         "commits": _distinct(run.info, "commit"),
         "diffs": _distinct(run.info, "dirty_diff"),
         "step": max((line["step"] for line in run.metrics), default=None),
+        "scored": _scored(run),
         "tiles": tables.tiles(run, evals),
         "alarms": tables.alarms(run),
         "warnings": list(tables.warnings(run, evals)),
@@ -113,6 +114,20 @@ def _context(run: runs.Run, now: datetime.datetime) -> dict[str, Any]:
             "Architecture": tables.flatten(run.arch),
         },
     }
+
+
+def _scored(run: runs.Run) -> str:
+    """How the scores came about: of which step of which run, by which reducer."""
+    members = run.config.get("members", {})
+    reducer = run.info.get("reducer") or members.get("reducer", "")
+    checkpoint = run.info.get("evaluated", "")
+    said = [f"scores of {checkpoint}"] * bool(checkpoint)
+    if members.get("count", 1) > 1:
+        said.append(f"the {reducer} of {members['count']} members is the score")
+    if run.info.get("uncertainty"):
+        said.append(f"uncertainty by {run.info['uncertainty']}")
+    line = "; ".join(said)
+    return line[:1].upper() + line[1:] + "." * bool(line)
 
 
 def _distinct(info: Mapping[str, Any], key: str) -> list[str]:

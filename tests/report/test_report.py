@@ -1,5 +1,6 @@
 """The report of a made-up run: right figures, escaped texts, pieces missing."""
 
+import dataclasses
 import datetime
 import json
 import re
@@ -259,6 +260,25 @@ def test_the_command_writes_the_page_of_a_run(rm_jax, run, page, tmp_path):
     (tmp_path / "sweep.json").write_text("{}")
     code, _, error = rm_jax("report", tmp_path)
     assert code == 1 and "but that of a sweep: say --root" in error
+
+
+@pytest.mark.parametrize(
+    "info, members, line",
+    [
+        ({}, {}, ""),
+        ({}, {"count": 1, "reducer": "mean"}, ""),
+        ({}, {"count": 4, "reducer": "min"}, "The min of 4 members is the score."),
+        (
+            {"evaluated": "a/checkpoints/9", "reducer": "median"},
+            {"count": 4, "reducer": "min"},
+            "Scores of a/checkpoints/9; the median of 4 members is the score.",
+        ),
+    ],
+)
+def test_the_head_says_what_the_scores_are_of(run, info, members, line):
+    found = report.load_run(run)
+    found = dataclasses.replace(found, info=info, config={"members": members})
+    assert html._scored(found) == line
 
 
 def test_texts_are_escaped(tmp_path):
