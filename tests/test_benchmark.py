@@ -84,6 +84,17 @@ def test_a_step_and_a_reducer_are_those_of_every_unit(made, rm_jax, monkeypatch)
     assert code == 1 and "least" in err and "mean_minus_var" in err
 
 
+@pytest.mark.parametrize("differ", [True, False])
+def test_a_spec_that_is_another_set_for_each_unit_is_said(made, monkeypatch, differ):
+    marks = lambda unit, *_: iter([("bench", unit.name if differ else "one")])
+    monkeypatch.setattr(benchmark, "_evaluate", marks)
+    said = []
+    benchmark.evaluate_root(str(made), {"bench": "world:#test"}, say=said.append)
+    warned = [line for line in said if line.startswith("WARNING bench: world:#test is")]
+    assert len(warned) == differ
+    assert not differ or "2 different sets in these 2 units" in warned[0]
+
+
 def test_a_suite_is_several_sets_and_a_damaged_unit_stops_no_other(made, rm_jax):
     spec = f"jsonl:{made.parent}/bench.jsonl"
     suite = made.parent / "suite.json"

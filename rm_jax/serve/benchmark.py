@@ -6,7 +6,7 @@ all, so a second start goes on where the first was killed.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rm_jax import compiles, provenance, schemas, store
@@ -59,14 +59,23 @@ def evaluate_root(
         raise ValueError(f"{path}: none of its {len(units)} units is finished")
     asked = {"reducer": reducer, "step": step}
     asked = {key: value for key, value in asked.items() if value is not None}
-    failed = []
+    failed: list[str] = []
+    seen: dict[str, set[str]] = {name: set() for name in suite}
     for n, unit in enumerate(finished, 1):
         say(f"unit {unit.name}, {n} of {len(finished)}")
         try:
-            _evaluate(unit, suite, columns, limit, say, asked)
+            for name, mark in _evaluate(unit, suite, columns, limit, say, asked):
+                seen[name].add(mark)
         except (OSError, ValueError) as error:
             say(f"  FAILED: {error}")
             failed.append(f"{unit.name}: {error}")
+    for name, marks in seen.items():
+        if len(marks) > 1:
+            say(
+                f"WARNING {name}: {suite[name]} is {len(marks)} different sets in "
+                f"these {len(finished)} units, as a SPEC that takes knobs from a unit's "
+                "config.data is: differences between such units are of the sets, too"
+            )
     if rest := len(units) - len(finished):
         say(f"{rest} units are not finished: give the same command again after them")
     if failed:
@@ -83,8 +92,12 @@ def _evaluate(
     limit: int,
     say: Callable[[str], None],
     asked: Mapping[str, Any],
-) -> None:
-    """Evaluates one unit; its model is loaded, as asked, where a set is missing."""
+) -> Iterator[tuple[str, str]]:
+    """Evaluates one unit; its model is loaded, as asked, where a set is missing.
+
+    Yields:
+      each set's name and fingerprint.
+    """
     config = config_module.validate(config_module.load(unit.path))
     data = config.data.to_dict()
     own = store.read_json(store.join(unit.path, EVALS))["sets"]
@@ -95,6 +108,7 @@ def _evaluate(
         source = datasets.open_source(spec, data, limit, columns)
         if _is_there(_file(unit, name), source.fingerprint, asked):
             say(f"  {name}: there already")
+            yield name, source.fingerprint
             continue
         if model is None:
             compiles.use_cache(config.train.compile_cache)
@@ -102,6 +116,7 @@ def _evaluate(
         values = _add(model, unit, name, spec, source, asked)
         for line in summary_lines({name: values}):
             say(f"  {line}")
+        yield name, source.fingerprint
 
 
 def _add(
