@@ -73,8 +73,8 @@ def evaluate_root(
         if len(marks) > 1:
             say(
                 f"WARNING {name}: {suite[name]} is {len(marks)} different sets in "
-                f"these {len(finished)} units, as a SPEC that takes knobs from a unit's "
-                "config.data is: differences between such units are of the sets, too"
+                f"these {len(finished)} units, as a SPEC is that takes knobs from a "
+                "unit's config.data: differences between them are of the sets, too"
             )
     if rest := len(units) - len(finished):
         say(f"{rest} units are not finished: give the same command again after them")
