@@ -1,6 +1,7 @@
 """The command line: `rm-jax VERB`. Each verb imports what it needs when it runs."""
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -83,8 +84,15 @@ def _quiet() -> None:
     for name in ("asyncio", "gcsfs"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* never awaited", RuntimeWarning)
-    show, closed = sys.unraisablehook, "Event loop is closed"
-    sys.unraisablehook = lambda e: None if str(e.exc_value) == closed else show(e)
+    sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
+
+
+def _unraisable(show: Callable[[Any], None], e: Any) -> None:
+    """Shows what could not be raised, but for what broken-off reads leave behind."""
+    code = getattr(e.object, "cr_code", None)  # of a coroutine that nobody awaits
+    of_orbax = code is not None and "orbax" in code.co_filename
+    if str(e.exc_value) != "Event loop is closed" and not of_orbax:
+        show(e)
 
 
 def run(words: Sequence[str]) -> int:

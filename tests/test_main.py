@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -338,6 +339,24 @@ def test_a_damaged_last_checkpoint_is_one_warning(name, run, tmp_path):
     assert warning.startswith("WARNING: ") and "checkpoints/3" in warning
     assert "the checkpoint before it" in warning and len(warning) < 500
     assert used == f"model: {tmp_path / 'run'} step 1 (last sound)"
+
+
+def test_what_a_read_of_orbax_leaves_behind_is_not_shown():
+    """Where a damaged file ends it, its other reads may end in nobody's hands."""
+    from rm_jax.main import _unraisable
+
+    spaces = {}
+    source = "async def read():\n    raise OSError('damaged')"
+    for name in ("/x/orbax/checkpoint/serialization.py", "/x/mine.py"):
+        spaces[name] = {}
+        exec(compile(source, name, "exec"), spaces[name])
+    seen = []
+    for space in spaces.values():
+        left = space["read"]()
+        report = types.SimpleNamespace(object=left, exc_value=OSError("damaged"))
+        _unraisable(seen.append, report)
+        left.close()
+    assert [e.object.cr_code.co_filename for e in seen] == ["/x/mine.py"]
 
 
 @pytest.fixture(scope="module")
