@@ -140,7 +140,8 @@ def _shape(arch: ArchConfig, name: str) -> tuple[int, int]:
 
 def _kernels(arch: ArchConfig) -> dict[str, int]:
     """Weights of each kernel of a layer."""
-    return {name: math.prod(_shape(arch, name)) for name in TARGETS}
+    names = [name for name in TARGETS if arch.gated or name != "gate"]
+    return {name: math.prod(_shape(arch, name)) for name in names}
 
 
 def _per_layer(

@@ -11,11 +11,15 @@ COPIED = (
     "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "windows", "attention",
     "attention_block", "rope_base", "norm_eps", "lm_head", "dropout", "dtype", "remat",
 )  # fmt: skip
+PAIRS = ("head_knobs", "rope_scaling")  # fields that are mappings in arch.json
 
 
 @dataclasses.dataclass(frozen=True)
 class ArchConfig:
-    """A pre-norm transformer. Sizes are counts of features, lengths are tokens.
+    """A transformer. Sizes are counts of features, lengths are tokens.
+
+    The defaults are what `config.model` makes, a Llama; the fields from `norm` on are
+    for backbones read from elsewhere (models/families.py).
 
     Attributes:
       vocab_size: rows of the embedding.
@@ -29,7 +33,7 @@ class ArchConfig:
       attention: "causal" or "full".
       attention_block: tokens of a block of the attention matrix.
       rope_base: base of the rotary frequencies.
-      norm_eps: added to the mean square in RMSNorm.
+      norm_eps: added to the mean square in norms.
       lm_head: "none", "tied" (the embedding) or "untied".
       dropout: rate on each block's two outputs.
       dtype: compute type; parameters are float32.
@@ -43,6 +47,28 @@ class ArchConfig:
       lora_alpha: adapters are multiplied with lora_alpha / lora_rank.
       lora_dropout: rate on the inputs of adapters.
       lora_targets: kernels with an adapter, names in models.lora.TARGETS.
+      norm: "rms", "rms_plus_one" (its scale is 1 + a parameter) or "layer".
+      norm_at: "before" attention and MLP, on their "outputs", "both", or "after_sum",
+        on the sum with the residual.
+      first_norm: whether the first layer has its norm before attention.
+      final_norm: whether the last layer is followed by one.
+      embed_norm: whether the embeddings are.
+      qk_norm: "none", a norm of each "head" of queries and keys, or of "all" together.
+      parallel: attention and MLP both read the block's input (GPT-NeoX).
+      biases: of q, k, v, o, gate, up, down and norm, those with a bias.
+      gated: whether the MLP is down(act(gate) * up), else down(act(up)).
+      activation: of the MLP, a name in models.transformer.ACTIVATIONS.
+      positions: "rotary"; "learned", a table added to the embeddings; or "relative",
+        disentangled attention (DeBERTa, He et al. 2021).
+      position_rows: of the table of positions, or of relative distances.
+      relative_distance: tokens beyond which relative distances are alike.
+      rotary_dim: features of a head that are rotated; 0 is all.
+      rope_scaling: (name, value) of the rule for long contexts (models/rope.py).
+      rope_local_base: base in layers with a window, unscaled; 0 is as in the others.
+      query_scale: of query-key products; 0 is head_dim^-0.5.
+      attention_cap: products s become cap tanh(s / cap); 0 is off.
+      logit_cap: the same for the logits of tokens.
+      embed_scale: embeddings are multiplied with it.
     """
 
     vocab_size: int
@@ -70,6 +96,26 @@ class ArchConfig:
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = ()
+    norm: str = "rms"
+    norm_at: str = "before"
+    first_norm: bool = True
+    final_norm: bool = True
+    embed_norm: bool = False
+    qk_norm: str = "none"
+    parallel: bool = False
+    biases: tuple[str, ...] = ()
+    gated: bool = True
+    activation: str = "silu"
+    positions: str = "rotary"
+    position_rows: int = 0
+    relative_distance: int = 0
+    rotary_dim: int = 0
+    rope_scaling: tuple[tuple[str, Any], ...] = ()
+    rope_local_base: float = 0.0
+    query_scale: float = 0.0
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
+    embed_scale: float = 1.0
 
     def knob(self, name: str) -> Any:
         """A knob of the head."""
@@ -87,8 +133,11 @@ class ArchConfig:
 
     @property
     def groups(self) -> int:
-        """Whole repetitions that are stacked and scanned; the last layer never is."""
-        return (self.n_layers - 1) // self.pattern
+        """Whole repetitions that are stacked and scanned; the last layer never is.
+
+        There is none where the first layer is unlike the others.
+        """
+        return (self.n_layers - 1) // self.pattern if self.first_norm else 0
 
     def window(self, layer: int) -> int:
         """Attention window of a layer; 0 is unlimited."""
@@ -96,11 +145,9 @@ class ArchConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, and the version of this list of fields."""
-        values = dataclasses.asdict(self) | {
-            "windows": list(self.windows),
-            "head_knobs": {n: _thawed(v) for n, v in self.head_knobs},
-            "attributes": list(self.attributes),
-            "lora_targets": list(self.lora_targets),
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {
+            n: dict(_pairs(v)) if n in PAIRS else _thawed(v) for n, v in values.items()
         }
         return schemas.stamped("arch.json", values)
 
@@ -115,15 +162,7 @@ def from_json(values: Mapping[str, Any]) -> ArchConfig:
             f"arch.json: missing {sorted(known - set(values))}, "
             f"unknown {sorted(set(values) - known)}"
         )
-    return ArchConfig(
-        **values
-        | {
-            "windows": tuple(values["windows"]),
-            "head_knobs": frozen(values["head_knobs"]),
-            "attributes": tuple(values["attributes"]),
-            "lora_targets": tuple(values["lora_targets"]),
-        }
-    )
+    return ArchConfig(**{name: frozen(value) for name, value in values.items()})
 
 
 def frozen(value: Any) -> Any:
@@ -133,6 +172,10 @@ def frozen(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(frozen, value))
     return value
+
+
+def _pairs(value: tuple[tuple[str, Any], ...]) -> list[tuple[str, Any]]:
+    return [(name, _thawed(v)) for name, v in value]
 
 
 def _thawed(value: Any) -> Any:

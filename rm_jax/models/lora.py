@@ -24,7 +24,7 @@ FROZEN = r"^(?!head(/|$))(?!.*/lora/)"
 
 
 class Linear(nn.Module):
-    """x W without a bias, and the adapter of it where the model has one.
+    """x W, a bias where arch.biases has its name, and its adapter where there is one.
 
     Attributes:
       features: outputs.
@@ -48,6 +48,10 @@ class Linear(nn.Module):
         kernel = self.param("kernel", init, (n, self.features), jnp.float32)
         x = x.astype(a.dtype)
         y = jnp.dot(x, kernel.astype(a.dtype))
+        if self.name in a.biases:
+            zeros = nn.initializers.zeros
+            bias = self.param("bias", zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(a.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
         if self.name not in a.lora_targets:
             return y
         own = self.param("lora", _init, n, self.features, a.lora_rank)

@@ -84,7 +84,10 @@ class RewardModel(Trunk):
             if a.lm_head == "tied":
                 unembed = self.variables["params"]["embed"]["embedding"]
             logp = scatter(
-                response_logp(hidden, batch, unembed), batch, examples, responses
+                response_logp(hidden, batch, unembed, a.logit_cap),
+                batch,
+                examples,
+                responses,
             )
         if head.combine is not None:
             present = scatter(jnp.ones(batch.slots.shape), batch, examples, responses)
@@ -181,17 +184,26 @@ def predecessors(batch: PackedBatch) -> Int[Array, "b t"]:
     return jnp.maximum(jnp.where(opens & ~new, jump, index - 1), 0)
 
 
+def token_logits(
+    hidden: Float[Array, "b n d"], unembed: Float[Array, "v d"], cap: float
+) -> Float[Array, "b n v"]:
+    """hidden . unembed, as cap tanh(. / cap) where the model has a cap."""
+    logits = jnp.einsum("bnd,vd->bnv", hidden, unembed)
+    return cap * jnp.tanh(logits / cap) if cap else logits
+
+
 def response_logp(
     hidden: Float[Array, "b t d"],
     batch: PackedBatch,
     unembed: Float[Array, "v d"],
+    cap: float = 0.0,
 ) -> Float[Array, "b s"]:
     """Sum over each scored response of log p(token | tokens before), by blocks."""
     previous = take(hidden, predecessors(batch)).astype(jnp.float32)
 
     def block(args):
         x, tokens = args
-        logits = jnp.einsum("bnd,vd->bnv", x, unembed)
+        logits = token_logits(x, unembed, cap)
         logp = jax.nn.log_softmax(logits, axis=-1)
         return jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rm_jax.models import attention
+from rm_jax.models import attention, rope
 from rm_jax.models.attention import Place
 
 T, BLOCK, HEADS, GROUPS, DIM = 64, 16, 4, 2, 8
@@ -206,7 +206,7 @@ def test_gradient_is_exactly_zero_where_the_mask_says_so(how, window):
 
 def rotated(x, position, base=10000.0):
     at = np.full((1, 1), position, np.int32)
-    return attention.rotate(x, attention.turns(at, x.shape[-1], base))
+    return rope.rotate(x, rope.turns(at, x.shape[-1], base))
 
 
 def test_rotation_by_hand():
