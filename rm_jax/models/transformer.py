@@ -226,29 +226,6 @@ class Trunk(nn.Module):
             x = self._alone(layer, x, layout, slots, train)
         return Norm(a, name="final_norm")(x) if a.final_norm else x
 
-    def every_layer(
-        self,
-        batch: PackedBatch,
-        read: Callable[[Float[Array, "b t d"]], Float[Array, "b n d"]],
-    ) -> Float[Array, "l b n d"]:
-        """read(final norm of h) after the embeddings (0) and each layer (1, 2, ...)."""
-        a = self.arch
-        x, layout = self.embedded(batch)
-        own = {}
-        if a.final_norm:
-            Norm(a, name="final_norm")(x)  # makes the parameters
-            own = {"params": self.variables["params"]["final_norm"]}
-        norm = Norm(a, parent=None)
-        seen = lambda x: read(norm.apply(own, x) if a.final_norm else x)
-        out = [seen(x)[None]]
-        x, stacked = self._stacked(x, layout, False, seen)
-        if stacked is not None:
-            out.append(stacked.reshape(-1, *stacked.shape[2:]))
-        for layer in range(a.groups * a.pattern, a.n_layers):
-            x = self._alone(layer, x, layout, None, False)
-            out.append(seen(x)[None])
-        return jnp.concatenate(out)
-
     def embedded(self, batch: PackedBatch) -> tuple[Float[Array, "b t d"], Layout]:
         """What the first layer reads."""
         a = self.arch
@@ -338,3 +315,31 @@ class Trunk(nn.Module):
         params = self.param(f"layer_{layer}", self._init(block, x, layout, None))
         call = self._call(block, train)
         return call(params, self._key(train), x, layout, slots)
+
+
+class Layers(Trunk):
+    """The hidden states of every layer, as the final norm would show them."""
+
+    @nn.compact
+    def __call__(
+        self,
+        batch: PackedBatch,
+        read: Callable[[Float[Array, "b t d"]], Float[Array, "b n d"]],
+    ) -> Float[Array, "l b n d"]:
+        """read(final norm of h) after the embeddings (0) and each layer (1, 2, ...)."""
+        a = self.arch
+        x, layout = self.embedded(batch)
+        own = {}
+        if a.final_norm:
+            Norm(a, name="final_norm")(x)  # makes the parameters
+            own = {"params": self.variables["params"]["final_norm"]}
+        norm = Norm(a, parent=None)
+        seen = lambda x: read(norm.apply(own, x) if a.final_norm else x)
+        out = [seen(x)[None]]
+        x, stacked = self._stacked(x, layout, False, seen)
+        if stacked is not None:
+            out.append(stacked.reshape(-1, *stacked.shape[2:]))
+        for layer in range(a.groups * a.pattern, a.n_layers):
+            x = self._alone(layer, x, layout, None, False)
+            out.append(seen(x)[None])
+        return jnp.concatenate(out)

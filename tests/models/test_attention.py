@@ -140,6 +140,35 @@ def test_blocked_and_dense_are_plain_with_gradients(window, t):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("how", ["dense", "blocked"])
+def test_cap_and_scale_with_gradients(how):
+    """Scores s are cap tanh(s / cap), against a textbook differentiated by jax."""
+    place, cap, scale = make_place(ROWS), 1.5, 0.7
+
+    def ours(q, k, v):
+        if how == "blocked":
+            first = attention.first_blocks(place, 8)
+            return attention.blocked(q, k, v, place, first, 4, 8, scale, cap)
+        mask = attention.tree_mask(place, place, 4, True)
+        return attention.attend(q, k, v, mask, scale, cap)
+
+    def textbook(q, k, v):
+        k, v = (jnp.repeat(x, HEADS // GROUPS, axis=2) for x in (k, v))
+        mask = attention.tree_mask(place, place, 4, True)[:, None]
+        s = cap * jnp.tanh(jnp.einsum("bihd,bjhd->bhij", q, k) * scale / cap)
+        weights = jax.nn.softmax(jnp.where(mask, s, -jnp.inf), axis=-1)
+        return jnp.einsum("bhij,bjhd->bihd", weights, v)
+
+    aim = np.random.default_rng(1).standard_normal(qkv()[0].shape)
+    want, back = jax.vjp(textbook, *qkv())
+    got, ours_back = jax.vjp(jax.jit(ours), *qkv())
+    real = np.asarray(place.segment > 0)[..., None, None]
+    np.testing.assert_allclose(got * real, want * real, atol=1e-5)
+    aim = (aim * real).astype(np.float32)
+    for mine, its in zip(ours_back(aim), back(aim), strict=True):
+        np.testing.assert_allclose(mine, its, atol=2e-5)
+
+
 def test_gradients_in_bfloat16_are_close():
     p = make_place(ROWS)
     pull = np.random.default_rng(1).standard_normal((3, T, HEADS, DIM))

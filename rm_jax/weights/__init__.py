@@ -1,0 +1,1 @@
+"""Files of weights that others wrote, in the words of Hugging Face."""
