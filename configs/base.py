@@ -70,8 +70,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.data.world = ConfigDict()  # knobs of `world:`, see rm_jax/data/world.py
 
     c.contract = ConfigDict()  # how text becomes tokens; saved with every checkpoint
-    # "word" (the world's vocabulary), "byte", "bpe:N" (trained on the training set), or
-    # a folder or hub id of a transformers tokenizer.
+    # "word" (the world's vocabulary), "byte", "bpe:N" (trained on the training set), a
+    # folder or hub id of a transformers tokenizer, or "init": that of model.init.
     c.contract.tokenizer = "word"
     c.contract.template = "tokenizer"  # the tokenizer's own, or a path to a .jinja file
     c.contract.bos = "one"  # exactly one, asserted; or "none"
@@ -83,9 +83,13 @@ def get_config(arg: str = "") -> ConfigDict:
     c.contract.pooling = "last"  # token of a response; or "mean" or "sum" over it
 
     c.model = ConfigDict()
-    c.model.arch = "decoder"  # or package.module:function(**model) -> ArchConfig
-    # Or a run directory: its parameters, not its optimiser; or several, which members
-    # take in turn.
+    # "decoder": as described below; "init": the trunk of what init names, of which only
+    # attention_block, lm_head, dropout, dtype and remat are as below; or
+    # package.module:function(model, vocab_size, pooling) -> ArchConfig.
+    c.model.arch = "decoder"
+    # Or a run directory: its parameters, not its optimiser; or weights of others:
+    # "hf:FOLDER", "hf:OWNER/NAME@REVISION", "gguf:FILE", "llama2c:FILE", which need
+    # arch = "init"; or several of one kind, which members take in turn.
     c.model.init = FieldReference("scratch", field_type=object)
     c.model.d_model = 128
     c.model.n_layers = 4

@@ -144,6 +144,7 @@ def build(
         config.contract.pooling,
         data.train.meta["attributes"],
     )
+    _check_arch(config, arch)
     sets = {"train": data.train, **data.evals}
     datasets.check_rows(sets, head.rivals, head.of_logp)
     of_steps = bool(head.steps)
@@ -241,6 +242,25 @@ def build(
         total,
         found,
     )
+
+
+def _check_arch(config: Any, arch: ArchConfig) -> None:
+    """Refuses what a trunk that is given cannot have.
+
+    Raises:
+      ConfigError: naming the knob.
+    """
+    if arch.attention == "full" and config.batch.layout != "padded":
+        raise ConfigError(
+            "the trunk of config.model.init is an encoder, which reads a whole row at "
+            "once: set config.batch.layout = 'padded'"
+        )
+    longest = config.contract.max_length
+    if arch.positions == "learned" and longest > arch.position_rows:
+        raise ConfigError(
+            f"config.contract.max_length = {longest}, but the model has positions for "
+            f"{arch.position_rows} tokens: lower it to that"
+        )
 
 
 def _check_head(config: Any, objective: losses_module.Objective) -> models.heads.Head:

@@ -16,7 +16,7 @@ import numpy as np
 from rm_jax import masks
 from rm_jax.models import hf
 from rm_jax.models.arch import ArchConfig
-from rm_jax.weights.source import Source, WeightsError
+from rm_jax.weights.tensors import Source, WeightsError
 
 # Names of the weight of a head of scores, and of its bias; None has none.
 HEADS: tuple[tuple[str, str | None], ...] = (

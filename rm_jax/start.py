@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rm_jax import members, together
+from rm_jax import members, pretrained, together
 from rm_jax.build import Built, check_model
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.config import ConfigError
 from rm_jax.manifest import check_match, named, nested
+from rm_jax.models.given import is_foreign
+from rm_jax.models.given import named as named_starts
 from rm_jax.state import TrainState, create
+from rm_jax.weights.source import open_source
 
 
 class Start(NamedTuple):
@@ -100,11 +103,14 @@ def _initial(
     Raises:
       ConfigError: another model; some of the runs have adapters and some have not.
     """
-    runs = [model.init] if isinstance(model.init, str) else list(model.init)
+    runs = named_starts(model)
     wanted, drawn = named(built.shapes.params)[0], named(fresh)[0]
     keep_head = model.head.init == "keep"
     found = []
     for run in runs:
+        if is_foreign(run):
+            found.append(_foreign(run, model, built, say))
+            continue
         arrays = _parameters(run, built, on_event, () if keep_head else HEAD)
         if not keep_head:
             arrays = {k: v for k, v in arrays.items() if k.split("/")[0] != "head"}
@@ -178,6 +184,37 @@ def _parameters(
     return named(params)[0]
 
 
+def _foreign(
+    spec: str, model: Any, built: Built, say: Callable[[str], None]
+) -> dict[str, jax.Array]:
+    """Arrays of weights that others wrote, by our names; their head if it is kept."""
+    source = open_source(spec)
+    share = built.members.share if built.members else "none"
+    home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = {}
+    for path, x in named(built.shapes.params)[0].items():
+        if built.members and members.owns(path, share):
+            x = jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=home)
+        like[path] = x
+    arrays = pretrained.load(source, built.arch, like)
+    count = sum(x.size for x in arrays.values())
+    kind = source.config["model_type"]
+    say(
+        f"trunk: {kind}, {built.arch.n_layers} layers of {built.arch.d_model}, "
+        f"{count / 1e6:.1f} M parameters from {source.where}"
+    )
+    if model.head.init != "keep":
+        return arrays
+    found = pretrained.head_of(source, built.arch.d_model)
+    if found.name != model.head.name:
+        raise ConfigError(
+            f"config.model.head.init = 'keep': the head of {spec} is "
+            f"{found.name!r}, config.model.head.name = {model.head.name!r}: set it to "
+            "that, or head.init to 'zero'"
+        )
+    return arrays | {path: jax.numpy.asarray(x) for path, x in found.params.items()}
+
+
 def check_start(config: Any) -> None:
     """Refuses a start that is not there, before anything is tokenised.
 
@@ -185,7 +222,8 @@ def check_start(config: Any) -> None:
       ConfigError: naming the knob.
     """
     init = config.model.init
-    runs = [] if init == "scratch" else [init] if isinstance(init, str) else list(init)
+    runs = [] if init == "scratch" else named_starts(config.model)
+    runs = [run for run in runs if not is_foreign(run)]
     key = "model.init"
     if config.train.resume:
         key, runs = "train.resume", [config.train.resume]

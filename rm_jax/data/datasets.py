@@ -29,8 +29,15 @@ from rm_jax.data.mixture import (
 from rm_jax.data.order import Order, of_mixture, of_one
 from rm_jax.data.schema import Record, response_text
 from rm_jax.data.scratch import scratch_folder
-from rm_jax.data.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
+from rm_jax.data.tokenizers import (
+    KNOWN,
+    TokenizerError,
+    build_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
 from rm_jax.limits import ConfigError
+from rm_jax.weights.source import open_source as open_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -282,6 +289,29 @@ def _overlap(
     return found
 
 
+def given_tokenizer(init: Any) -> "PreTrainedTokenizerFast":
+    """The tokenizer of what config.model.init names: weights, or a run.
+
+    Raises:
+      TokenizerError: it names none, or weights without one.
+    """
+    init = init if isinstance(init, str) else init[0]
+    if init == "scratch":
+        raise TokenizerError(
+            "config.contract.tokenizer = 'init' is the tokenizer of what "
+            f"config.model.init names, which is 'scratch'; known: {KNOWN}"
+        )
+    if init.partition(":")[0] not in ("hf", "gguf", "llama2c"):
+        return load_tokenizer(store.join(init, "tokenizer"))
+    found = open_weights(init).tokenizer
+    if found is None:
+        raise TokenizerError(
+            f"config.model.init = {init!r} has no tokenizer beside it: name one in "
+            f"config.contract.tokenizer; known: {KNOWN}"
+        )
+    return found()
+
+
 def make_tokenizer(
     config: Mapping[str, Any], train: Sequence[sources.Source], say: Say
 ) -> "PreTrainedTokenizerFast":
@@ -291,6 +321,8 @@ def make_tokenizer(
         from rm_jax.data.world import vocabulary
 
         return build_tokenizer(spec, words=vocabulary())
+    if spec == "init":
+        return given_tokenizer(config["model"]["init"])
     if not spec.startswith("bpe:"):
         return build_tokenizer(spec)
     prints = " ".join(source.fingerprint for source in train)

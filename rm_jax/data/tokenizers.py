@@ -36,8 +36,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 KNOWN = (
-    '"byte", "word", "bpe:N", the folder of a transformers tokenizer, or a hub id '
-    '"owner/name" or "owner/name@revision"'
+    '"byte", "word", "bpe:N", "init" (that of config.model.init), the folder of a '
+    'transformers tokenizer, or a hub id "owner/name" or "owner/name@revision"'
 )
 WORD = r"\w+|[^\w\s]"
 BYTES = 256

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rm_jax.models import heads, lora
+from rm_jax.models import given, heads, lora
 from rm_jax.models.arch import ArchConfig, decoder, frozen
+from rm_jax.models.given import of_init
 from rm_jax.models.reward import RewardModel
 from rm_jax.types import PackedBatch, RewardOutput
 
@@ -23,7 +24,7 @@ __all__ = [
     "make_arch",
 ]
 
-ARCHS = {"decoder": decoder}
+ARCHS = {"decoder": decoder, "init": of_init}
 
 
 def make_arch(
@@ -78,6 +79,11 @@ def check(model: Mapping[str, Any], pooling: str) -> Callable[..., ArchConfig]:
         raise ValueError(
             f"config.model.arch = {name!r}; known: {sorted(ARCHS)} or "
             "package.module:function"
+        )
+    if name != "init" and any(given.is_foreign(run) for run in given.named(model)):
+        raise ValueError(
+            f"config.model.init = {model['init']!r} are weights with a trunk of their "
+            f"own, but config.model.arch = {name!r}: set it to 'init'"
         )
     head = heads.check(model["head"])
     where = f"config.model.head.name = {model['head']['name']!r}"

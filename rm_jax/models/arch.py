@@ -165,6 +165,17 @@ def from_json(values: Mapping[str, Any]) -> ArchConfig:
     return ArchConfig(**{name: frozen(value) for name, value in values.items()})
 
 
+# What make_arch adds to a trunk.
+ADDED = ("head", "head_init", "head_knobs", "attributes")
+
+
+def without_head(arch: ArchConfig) -> ArchConfig:
+    """The trunk of an arch: its head and adapters are the defaults."""
+    fields = dataclasses.fields(arch)
+    added = [f for f in fields if f.name in ADDED or f.name.startswith("lora_")]
+    return dataclasses.replace(arch, **{f.name: f.default for f in added})
+
+
 def frozen(value: Any) -> Any:
     """Mappings as sorted pairs and lists as tuples: what can be hashed."""
     if hasattr(value, "items"):  # a ConfigDict is a mapping in all but type

@@ -1,1 +1,1 @@
-"""Files of weights that others wrote, in the words of Hugging Face."""
+"""Weights of others: files of several kinds, read as one `Source`."""

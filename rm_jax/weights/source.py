@@ -1,43 +1,77 @@
-"""What a file or folder of weights holds: a config, and tensors not read yet."""
+"""Opens weights by a spec.
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+source = open_source("hf:models/SmolLM2-135M")
+source.config["hidden_size"], source.tensors["model.norm.weight"].read()
+"""
 
-import numpy as np
+import atexit
+import contextlib
+import os
+import re
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from rm_jax import store
+from rm_jax.weights import folder, gguf, llama2c
+from rm_jax.weights.tensors import Source, WeightsError
+
+KINDS = (
+    '"hf:FOLDER" (config.json and safetensors), "hf:OWNER/NAME" or '
+    '"hf:OWNER/NAME@REVISION" of the Hugging Face hub, "gguf:FILE", "llama2c:FILE" '
+    "(llama2.c's .bin, tok*.bin beside it)"
+)
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+# What is downloaded: nothing that is pickled, and no subfolders.
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt")
+# Copies of what lies at URLs; they last as long as the process.
+_copies = contextlib.ExitStack()
+atexit.register(_copies.close)
 
 
-class WeightsError(ValueError):
-    """Weights that cannot be used: names the file and the tensor, and says why."""
+def open_source(spec: str) -> Source:
+    """The model that `spec` names (KINDS); FOLDER and FILE may be URLs.
 
+    Reads the metadata of the files only; code that comes with a model is never run.
 
-class Tensor(NamedTuple):
-    """A tensor that is not read yet.
-
-    Attributes:
-      shape: of it.
-      dtype: as the file says it: "F32", "BF16", "Q4_1", ...
-      read: its numbers, finite ones; nothing is kept.
+    Raises:
+      WeightsError: an unknown spec, no such files, or files that cannot be taken.
+      ImportError: `gguf` is not installed.
     """
+    kind, _, path = spec.partition(":")
+    if kind not in ("hf", "gguf", "llama2c") or not path:
+        raise WeightsError(f"weights {spec!r:.200}: known: {KINDS}")
+    if kind == "hf" and not store.exists(path) and HUB_ID.fullmatch(path):
+        return _from_hub(path)
+    if not store.exists(path):
+        raise WeightsError(f"weights {spec!r:.200}: no such path; known: {KINDS}")
+    if store.is_dir(path) != (kind == "hf"):
+        want = "a folder" if kind == "hf" else "a file"
+        raise WeightsError(f"weights {spec!r:.200}: want {want}; known: {KINDS}")
+    if kind == "llama2c":  # before the copy: the tokenizer lies beside it
+        tokens = llama2c.tokenizer_beside(path)
+        return llama2c.open_bin(_local(path), tokens and _local(tokens), spec)
+    return (folder.open_folder if kind == "hf" else gguf.open_gguf)(_local(path), spec)
 
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], np.ndarray]
+
+def _local(path: str) -> str:
+    return _copies.enter_context(store.local(path))
 
 
-class Source(NamedTuple):
-    """Weights in the words of Hugging Face.
+def _from_hub(id: str) -> Source:
+    """A model of the hub, downloaded once into the cache of huggingface_hub."""
+    import huggingface_hub
 
-    Attributes:
-      where: for messages.
-      config: as in a config.json.
-      tensors: name as transformers has it -> tensor.
-      tokenizer: () -> the tokenizer beside the weights; None where there is none.
-    """
-
-    where: str
-    config: dict[str, Any]
-    tensors: Mapping[str, Tensor]
-    tokenizer: "Callable[[], PreTrainedTokenizerFast] | None"
+    name, _, revision = id.partition("@")
+    try:
+        path = huggingface_hub.snapshot_download(
+            name,
+            revision=revision or None,
+            allow_patterns=list(PATTERNS),
+            ignore_patterns=["*/*"],
+        )
+    except Exception as error:  # of several libraries: HTTP, files, the hub's own
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightsError(
+            f"weights 'hf:{id}': no such folder, and not to be had from the hub "
+            f"({why:.300}); offline, give a local folder"
+        ) from error
+    commit = os.path.basename(path)
+    return folder.open_folder(path, f"hf:{name}@{commit}")

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from rm_jax.weights.source import Source, Tensor
+from rm_jax.weights.tensors import Source, Tensor
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "backbones.npz"
 VOCAB = 61
