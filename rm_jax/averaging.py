@@ -170,6 +170,7 @@ def _write(
     config.train.ema = 0.0  # the average is of what the runs are evaluated with
     # Nothing of it is drawn or adapted.
     config.model.init, config.model.head.init = "scratch", "normal"
+    config.model.arch = base.model.arch  # "init" would ask for it again
     config.model.lora = base.model.lora
     config.members, config.mesh = base.members, base.mesh
     config = config_module.validate(config)

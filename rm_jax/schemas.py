@@ -16,7 +16,7 @@ from typing import Any
 VERSIONS = {
     "config.json": 1,  # the list of knobs
     "contract.json": 1,
-    "arch.json": 1,
+    "arch.json": 2,
     "run.json": 1,
     "member.json": 1,
     "evals.json": 1,

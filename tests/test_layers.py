@@ -38,8 +38,9 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 DOORS = ("__init__.py", "__main__.py")
 # Installed but heavy: imported by the function that uses them.
 LAZY = {
-    "array_record", "datasets", "fsspec", "matplotlib", "pandas", "tensorboardX",
-    "tensorflow", "tensorflow_datasets", "torch", "trackio", "transformers", "wandb",
+    "array_record", "datasets", "fsspec", "gguf", "matplotlib", "pandas",
+    "tensorboardX", "tensorflow", "tensorflow_datasets", "torch", "trackio",
+    "transformers", "wandb",
 }  # fmt: skip
 
 

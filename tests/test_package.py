@@ -60,7 +60,7 @@ SINKS = ("wandb", "trackio")
 def test_imports_are_declared(root, project):
     core = names(project["project"]["dependencies"])
     extras = project["project"]["optional-dependencies"]
-    optional = names(sum((extras[n] for n in ("data", "report", *SINKS)), []))
+    optional = names(sum((extras[n] for n in ("data", "gguf", "report", *SINKS)), []))
     used = set()
     for path in (p for d in SHIPPED for p in root.glob(f"{d}/**/*.py")):
         tree = ast.parse(path.read_text("utf-8"))
@@ -75,7 +75,8 @@ def test_imports_are_declared(root, project):
 def test_imports_of_the_tests_are_declared(root, project):
     extras = project["project"]["optional-dependencies"]
     declared = project["project"]["dependencies"] + sum(
-        (extras[name] for name in ("test", "data", "report", "torch", *SINKS)), []
+        (extras[name] for name in ("test", "data", "gguf", "report", "torch", *SINKS)),
+        [],
     )
     local = {path.stem.replace("_", "-") for path in root.glob("tests/**/*.py")}
     local |= {"my-losses"}
@@ -100,7 +101,7 @@ def test_constraints_are_within_the_bounds(root, project, name):
     pinned = {normal(name): version for name, version in pinned.items()}
     extras = project["project"]["optional-dependencies"]
     bounds = project["project"]["dependencies"] + sum(
-        (extras[name] for name in ("data", "report", "test")), []
+        (extras[name] for name in ("data", "gguf", "report", "test")), []
     )
     number = lambda text: tuple(int(n) for n in re.findall(r"\d+", text))
     for line in bounds:

@@ -80,7 +80,8 @@ def check(model: Mapping[str, Any], pooling: str) -> Callable[..., ArchConfig]:
             f"config.model.arch = {name!r}; known: {sorted(ARCHS)} or "
             "package.module:function"
         )
-    if name != "init" and any(given.is_foreign(run) for run in given.named(model)):
+    starts = given.named(model) if "init" in model else []
+    if name != "init" and any(map(given.is_foreign, starts)):
         raise ValueError(
             f"config.model.init = {model['init']!r} are weights with a trunk of their "
             f"own, but config.model.arch = {name!r}: set it to 'init'"

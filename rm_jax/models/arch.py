@@ -153,10 +153,16 @@ class ArchConfig:
 
 
 def from_json(values: Mapping[str, Any]) -> ArchConfig:
-    """Reads `to_json` back; a missing or unknown field is an error that names it."""
+    """Reads `to_json` back; a missing or unknown field is an error that names it.
+
+    Version 1 knew the one kind of trunk that `decoder` makes.
+    """
     known = {f.name for f in dataclasses.fields(ArchConfig)}
     values = schemas.checked("arch.json", dict(values), "arch.json")
-    values.pop(schemas.KEY)
+    if values.pop(schemas.KEY) == 1:
+        names = [f.name for f in dataclasses.fields(ArchConfig)]
+        later = dataclasses.fields(ArchConfig)[names.index("norm") :]
+        values = {f.name: f.default for f in later} | values
     if set(values) != known:
         raise ValueError(
             f"arch.json: missing {sorted(known - set(values))}, "

@@ -131,9 +131,11 @@ def _header(path: str) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every tensor of a safetensors file, its header checked."""
     try:
         with safe_open(path, "numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
+            names = list(file.keys())
+            slices = {name: file.get_slice(name) for name in names}
             found = {
-                n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()
+                name: (tuple(s.get_shape()), s.get_dtype())
+                for name, s in slices.items()
             }
     except (SafetensorError, OSError) as error:
         raise WeightsError(

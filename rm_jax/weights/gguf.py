@@ -144,7 +144,8 @@ def _config(
         value = values.get(f"{arch}.{key}", default)
         if not isinstance(value, kind) or value <= 0:
             raise WeightsError(
-                f"{path}: {arch}.{key} is {value!r:.80}: want a positive {kind.__name__}"
+                f"{path}: {arch}.{key} is {value!r:.80}: want a positive "
+                f"{kind.__name__}"
             )
         return value
 
@@ -160,8 +161,8 @@ def _config(
         value = values.get(f"{arch}.{key}", want)
         if value != want:
             raise WeightsError(
-                f"{path}: {arch}.{key} is {value!r:.80}: only {want!r} is read: use the "
-                "model's safetensors"
+                f"{path}: {arch}.{key} is {value!r:.80}: only {want!r} is read: use "
+                "the model's safetensors"
             )
     if "token_embd.weight" not in spans:
         raise WeightsError(f"{path}: no tensor token_embd.weight")

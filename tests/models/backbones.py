@@ -1,6 +1,6 @@
 """Tiny backbones of every family, with weights that numpy draws, and what they give.
 
-`python -m tests.models.backbones` makes tests/golden/backbones.npz again, from
+`python tests/models/backbones.py` makes tests/golden/backbones.npz again, from
 transformers on PyTorch.
 """
 

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import backbones
 import jax
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from rm_jax.models import hf
 from rm_jax.models.arch import ArchConfig, from_json
 from rm_jax.models.transformer import Layers
 from rm_jax.types import PackedBatch
-from tests.models import backbones
 
 TOLERANCE = 1e-4
 

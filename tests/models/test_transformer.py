@@ -376,7 +376,7 @@ def test_unknown_arch_lists_the_known_ones():
 
     model = config.load("rm_jax:base").model
     model.arch = "encoder"
-    with pytest.raises(ValueError, match=r"'encoder'; known: \['decoder'\]"):
+    with pytest.raises(ValueError, match=r"'encoder'; known: \['decoder', 'init'\]"):
         make_arch(model, 300, "last")
 
 
