@@ -22,6 +22,7 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax report  RUN, or --root ROOT
   rm-jax score   --checkpoint RUN --input X.jsonl --output Y.jsonl
   rm-jax average RUN RUN ... --to DIR
+  rm-jax export  --checkpoint RUN --to DIR
   rm-jax inspect RUN --step N
   rm-jax diff    RUN_A RUN_B
   rm-jax data prepare   --data SPEC --out DIR
@@ -355,6 +356,29 @@ def _average(words: list[str]) -> None:
     print(f"{args.to}: use it like a run, or as --config.model.init={args.to}")
 
 
+def _export(words: list[str]) -> None:
+    parser = arguments.parser(
+        "export", "Write a run as a folder that transformers, TRL and vLLM load."
+    )
+    parser.add_argument(
+        "--checkpoint", type=arguments.path, required=True, help="a run directory"
+    )
+    parser.add_argument("--to", type=arguments.path, required=True, help="a new folder")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights; default float32",
+    )
+    arguments.add_step(parser)
+    args = parser.parse_args(words)
+    arguments.check_new("--to", args.to)
+    from rm_jax.export import export
+
+    for folder in export(args.checkpoint, args.to, args.dtype, args.step):
+        print(f"{folder}: python {store.join(folder, 'verify.py')} checks it")
+
+
 def _inspect(words: list[str]) -> None:
     parser = arguments.parser(
         "inspect", "Show what a step computed: rows, mask, scores, loss."
@@ -470,6 +494,7 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
     "report": _report,
     "score": _score,
     "average": _average,
+    "export": _export,
     "inspect": _inspect,
     "diff": _diff,
     "data prepare": _prepare,

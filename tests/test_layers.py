@@ -30,7 +30,7 @@ LAYERS = (
     ("build", "repeat", "steplog"),
     ("start", "evaluation"),
     ("train", "serve", "connectivity"),
-    ("launch", "averaging"),
+    ("launch", "averaging", "export"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

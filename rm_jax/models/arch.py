@@ -171,6 +171,8 @@ def from_json(values: Mapping[str, Any]) -> ArchConfig:
     return ArchConfig(**{name: frozen(value) for name, value in values.items()})
 
 
+# How a trunk is computed, not what it computes (dropout: in training).
+RUNTIME = ("attention_block", "dropout", "dtype", "remat")
 # What make_arch adds to a trunk.
 ADDED = ("head", "head_init", "head_knobs", "attributes")
 

@@ -6,18 +6,16 @@ from typing import Any
 
 from rm_jax import store
 from rm_jax.models import hf
-from rm_jax.models.arch import ArchConfig, from_json, without_head
+from rm_jax.models.arch import RUNTIME, ArchConfig, from_json, without_head
 from rm_jax.weights.source import open_source
 
-# Of config.model in place of what `config.model.init` says.
-RUNNING = ("attention_block", "dropout", "dtype", "remat")
 FOREIGN = ("hf:", "gguf:", "llama2c:")  # begin a config.model.init of other weights
 
 
 def of_init(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConfig:
     """The trunk of what `config.model.init` names: another's weights, or a run.
 
-    Only RUNNING and lm_head are read of config.model's own description of a trunk.
+    Only RUNTIME and lm_head are read of config.model's own description of a trunk.
 
     Raises:
       ValueError: nothing is named; it has fewer tokens than the tokenizer, or another
@@ -46,7 +44,7 @@ def of_init(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConf
             f"config.model.lm_head = {wanted!r}, but that of config.model.init = "
             f"{init!r} is {trunk.lm_head!r}: set it to that, or to 'none'"
         )
-    own = {name: model[name] for name in RUNNING}
+    own = {name: model[name] for name in RUNTIME}
     return dataclasses.replace(trunk, pooling=pooling, lm_head=wanted, **own)
 
 

@@ -1,0 +1,99 @@
+"""The model card of an exported folder, from what the run says of itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rm_jax import store
+from rm_jax.serve.scorer import Scorer
+
+FIGURES = (
+    ("accuracy", "accuracy"),
+    ("length_baseline", "the longer answer is preferred"),
+    ("length_matched_accuracy", "accuracy of pairs alike in length"),
+    ("longer_chosen_accuracy", "accuracy where the longer is preferred"),
+    ("shorter_chosen_accuracy", "accuracy where the shorter is preferred"),
+    ("nll", "negative log-likelihood"),
+    ("ece", "calibration error"),
+)
+
+
+def card(scorer: Scorer, config: Mapping[str, Any], dtype: str) -> str:
+    """README.md in Markdown: data, figures, intended use, known biases, licence."""
+    arch, run = scorer.arch, scorer.config
+    lines = [
+        "---",
+        "pipeline_tag: text-classification",
+        "tags: [reward-model, rm_jax]",
+        "---",
+        "",
+        f"# {run.name}",
+        "",
+        f"A reward model: one number for a prompt and a response, {dtype}, of "
+        f"{arch.n_layers} layers of {arch.d_model} ({config['model_type']}). Exported "
+        f"by rm_jax from step {scorer.step} of a run.",
+        "",
+        "## Data",
+        "",
+        f"- training: `{run.data.train}`",
+        f"- loss: `{run.loss.name}`",
+        f"- weights at the start: `{run.model.init}`",
+        "",
+        "## Figures",
+        "",
+        *_figures(scorer),
+        "",
+        "## Use",
+        "",
+        "For comparing responses to one prompt: as the reward of RLHF, or to choose "
+        "the best of several. A score is log-odds against other responses to the same "
+        "prompt; scores of different prompts are not on one scale. Template the "
+        "conversation with the tokenizer's chat template, and tokenise it with "
+        "`add_special_tokens=False`. `python verify.py` checks the folder.",
+        "",
+        f"Longer conversations than {scorer.contract.max_length} tokens were cut in "
+        f"training (truncation_side `{scorer.contract.truncation_side}`).",
+        "",
+        "## Known biases",
+        "",
+        *_biases(scorer),
+        "",
+        "## Licence",
+        "",
+        "That of the weights it started from and of the data it was trained on, which "
+        "this file does not know: say it here before you share the folder.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _sets(scorer: Scorer) -> dict[str, Any]:
+    path = store.join(scorer.run, "evals.json")
+    if not store.exists(path):
+        return {}
+    return store.read_json(path)["sets"]
+
+
+def _figures(scorer: Scorer) -> list[str]:
+    sets = _sets(scorer)
+    if not sets:
+        return ["The run was not evaluated."]
+    head = "| | " + " | ".join(sets) + " |"
+    lines = [head, "|---|" + "---|" * len(sets)]
+    for key, words in FIGURES:
+        values = [found.get(key) for found in sets.values()]
+        if any(v is not None for v in values):
+            shown = ["" if v is None else f"{v:.3f}" for v in values]
+            lines.append(f"| {words} | " + " | ".join(shown) + " |")
+    return lines
+
+
+def _biases(scorer: Scorer) -> list[str]:
+    lines = []
+    for name, found in _sets(scorer).items():
+        lines += [f"- {name}: {alarm}" for alarm in found.get("alarms", [])]
+    lines = lines or ["No alarm of the run's own audit was raised."]
+    lines.append(
+        "A reward model inherits what its annotators like (length, style, agreement), "
+        "and a policy trained hard against it will find what it gets wrong."
+    )
+    return lines
