@@ -1,0 +1,135 @@
+"""Exported folders: what is in them, that it is the model, and what is refused."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from tiny import NO_EVAL, train
+
+import rm_jax as package
+from rm_jax import models, pretrained
+from rm_jax.export import export
+from rm_jax.export.folder import ExportError
+from rm_jax.manifest import named
+from rm_jax.models import hf, lora
+from rm_jax.models.arch import ArchConfig
+from rm_jax.models.hf_out import NotExportable
+from rm_jax.weights.source import open_source
+
+pytestmark = pytest.mark.usefixtures("one_device")
+SHORT = NO_EVAL | {"train__duration": "2 steps", "model__n_layers": 3}
+KINDS = {
+    "plain": {"model__windows": (16,)},
+    "lora": {"model__lora__rank": 2, "model__lora__alpha": 4.0},
+    "members": {"members__count": 2},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def exported(kind, make, tmp_path_factory):
+    """A run, and the folders it was exported to."""
+    folder = tmp_path_factory.mktemp(kind)
+    train(make(**SHORT, **KINDS[kind]), folder / "run")
+    return folder / "run", export(str(folder / "run"), str(folder / "out"))
+
+
+def back(folder):
+    """Arch and arrays of a folder, head and all."""
+    source = open_source(f"hf:{folder}")
+    arch = ArchConfig(**hf.arch_fields(source.config) | {"lm_head": "none"})
+    home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    init, _ = models.functions(arch)
+    like = {
+        path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=home)
+        for path, x in named(jax.eval_shape(init, jax.random.key(0)))[0].items()
+    }
+    head = pretrained.head_of(source, arch.d_model)
+    assert head.name == "linear"
+    return pretrained.load(source, arch, like) | head.params
+
+
+def test_what_comes_back_is_the_model_bit_by_bit(kind, exported):
+    run, folders = exported
+    model = package.load(str(run))
+    for i, folder in enumerate(folders):
+        params = model.params
+        if model.members:
+            params = jax.tree.map(lambda x, i=i: x[i], params)
+        if model.arch.lora_rank:
+            params, _ = lora.merge(params, model.arch)
+        want, got = named(params)[0], back(folder)
+        assert want.keys() == got.keys()
+        for path in want:
+            np.testing.assert_array_equal(want[path], got[path], err_msg=path)
+    assert len(folders) == (2 if kind == "members" else 1)
+
+
+def test_both_dialects_and_what_the_others_ask_for(kind, exported):
+    run, folders = exported
+    config = json.loads(pathlib.Path(folders[0], "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert config["dtype"] == config["torch_dtype"] == "float32"
+    assert config["id2label"] == {"0": "REWARD"} and config["num_labels"] == 1
+    assert config["problem_type"] == "regression"
+    assert config["pad_token_id"] != config["eos_token_id"]
+    name = "Mistral" if kind == "plain" else "Llama"
+    assert config["architectures"] == [f"{name}ForSequenceClassification"]
+    tokens = json.loads(pathlib.Path(folders[0], "tokenizer_config.json").read_text())
+    assert tokens["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert tokens["model_input_names"] == ["input_ids", "attention_mask"]
+    golden = pathlib.Path(folders[0], "golden.jsonl").read_text("utf-8")
+    rows = [json.loads(line) for line in golden.splitlines()]
+    assert len(rows) == 32 and len({row["score"] for row in rows}) > 16
+    if kind == "members":
+        found = json.loads((run.parent / "out" / "reducer.json").read_text())
+        assert found == {"reducer": "mean", "members": ["member_0", "member_1"]}
+        assert folders == [str(run.parent / "out" / f"member_{i}") for i in (0, 1)]
+
+
+@pytest.mark.parity
+def test_transformers_scores_the_same(exported):
+    for folder in exported[1]:
+        done = subprocess.run(
+            [sys.executable, f"{folder}/verify.py"], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "32 texts, scores differ by at most" in done.stdout
+
+
+def test_shards_and_bfloat16(make, tmp_path):
+    train(make(**SHORT), tmp_path / "run")
+    whole = export(str(tmp_path / "run"), str(tmp_path / "one"))[0]
+    parts = export(str(tmp_path / "run"), str(tmp_path / "many"), shard=4000)[0]
+    assert len(list((tmp_path / "many").glob("model-*-of-*.safetensors"))) > 2
+    want, got = back(whole), back(parts)
+    assert all(np.array_equal(want[path], got[path]) for path in want)
+    half = export(str(tmp_path / "run"), str(tmp_path / "half"), "bfloat16")[0]
+    got = back(half)
+    for path, x in want.items():
+        np.testing.assert_allclose(got[path], x, rtol=2**-8)
+    with pytest.raises(FileExistsError, match="choose a new folder"):
+        export(str(tmp_path / "run"), half)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"contract__pooling": "mean"}, "pooling = 'mean': classifiers"),
+        ({"model__head__name": "mlp"}, "head.name = 'mlp'"),
+        ({"model__windows": (8, 0)}, "no LlamaForSeq.* has windows"),
+    ],
+)
+def test_what_a_classifier_cannot_hold(make, tmp_path, changes, why):
+    train(make(**SHORT, **changes), tmp_path / "run")
+    with pytest.raises((ExportError, NotExportable), match=why):
+        export(str(tmp_path / "run"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
