@@ -118,7 +118,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.lora.rank = 0  # 0 is none: everything is trained
     c.model.lora.alpha = 16.0  # they are multiplied with alpha / rank
     c.model.lora.dropout = 0.0  # of their inputs
-    c.model.lora.targets = ("q", "v")  # of q, k, v, o, gate, up, down
+    c.model.lora.rslora = False  # alpha / sqrt(rank) in place of alpha / rank
+    c.model.lora.targets = ("q", "v")  # regexes of q, k, v, o, gate, up, down
 
     c.loss = ConfigDict()  # see rm_jax/losses: the name and that loss's own knobs
     c.loss.name = "bradley_terry"

@@ -9,7 +9,7 @@ Duration(amount=3.0, unit='epochs')
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rm_jax import schemas
@@ -362,12 +362,20 @@ def _check_differ(v: Mapping[str, Any]) -> None:
         )
 
 
+def _matches(pattern: Any, names: Sequence[str]) -> bool:
+    try:
+        return any(re.fullmatch(pattern, name) for name in names)
+    except (re.error, TypeError):
+        return False
+
+
 def _check_adapters(v: Mapping[str, Any]) -> None:
     targets = v["model.lora.targets"]
     known = ("q", "k", "v", "o", "gate", "up", "down")
-    if not targets or any(t not in known or targets.count(t) > 1 for t in targets):
+    if not targets or any(not _matches(t, known) for t in targets):
         raise ConfigError(
-            f"config.model.lora.targets = {targets!r}: want some of {known}, each once"
+            f"config.model.lora.targets = {targets!r}: want regexes of the whole names "
+            f"of some of {known}"
         )
     if v["members.share"] == "adapters" and not v["model.lora.rank"]:
         raise ConfigError(

@@ -80,7 +80,7 @@ def where_to_start(
 
 
 HEAD = ("head", "head_knobs", "attributes")
-LORA = ("lora_rank", "lora_alpha", "lora_targets")
+LORA = ("lora_rank", "lora_alpha", "lora_rslora", "lora_targets")
 
 
 def _initial(

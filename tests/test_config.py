@@ -350,10 +350,10 @@ def test_our_configs_are_valid(name):
         ({"model.dtype": "float16"}, "config.model.dtype = 'float16': known"),
         (
             {"model.lora.targets": '("q", "mlp")'},
-            r"lora.targets = \('q', 'mlp'\): want some of \('q', 'k', .*'down'\)",
+            r"lora.targets = \('q', 'mlp'\): want regexes .* \('q', 'k', .*'down'\)",
         ),
-        ({"model.lora.targets": '("q", "q")'}, "targets = .*each once"),
-        ({"model.lora.targets": "()"}, r"targets = \(\): want some of"),
+        ({"model.lora.targets": '("q", "v(")'}, "targets = .*want regexes"),
+        ({"model.lora.targets": "()"}, r"targets = \(\): want regexes"),
         ({"model.lora.rank": "-1"}, "config.model.lora.rank = -1: must be 0 or more"),
         ({"model.lora.alpha": "0"}, "config.model.lora.alpha = 0.*: must be above 0"),
         ({"model.lora.dropout": "1"}, "lora.dropout = 1.*: must be 0 or more, below"),

@@ -49,10 +49,11 @@ def make_arch(
     head, knobs = heads.choose(model["head"], attributes)
     init = model["head"]["init"]
     adapters = {f"lora_{name}": value for name, value in model["lora"].items()}
-    adapters["lora_targets"] = tuple(adapters["lora_targets"])
+    trunk = make(model, vocab_size, pooling)
+    adapters["lora_targets"] = lora.targets(adapters["lora_targets"], trunk)
     of_data = attributes if heads.find(head).of_attributes else ()
     return dataclasses.replace(
-        make(model, vocab_size, pooling),
+        trunk,
         head=head,
         head_knobs=frozen(knobs),
         attributes=tuple(of_data),

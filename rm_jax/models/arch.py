@@ -44,7 +44,7 @@ class ArchConfig:
       head_knobs: (name, value) of every knob of that head.
       attributes: names of the ratings that heads with attributes give.
       lora_rank: of adapters; 0 is none.
-      lora_alpha: adapters are multiplied with lora_alpha / lora_rank.
+      lora_alpha: adapters are multiplied with lora_alpha / lora_rank (`lora_scale`).
       lora_dropout: rate on the inputs of adapters.
       lora_targets: kernels with an adapter, names in models.lora.TARGETS.
       norm: "rms", "rms_plus_one" (its scale is 1 + a parameter) or "layer".
@@ -69,6 +69,7 @@ class ArchConfig:
       attention_cap: products s become cap tanh(s / cap); 0 is off.
       logit_cap: the same for the logits of tokens.
       embed_scale: embeddings are multiplied with it.
+      lora_rslora: adapters are multiplied with lora_alpha / sqrt(lora_rank) instead.
     """
 
     vocab_size: int
@@ -116,10 +117,16 @@ class ArchConfig:
     attention_cap: float = 0.0
     logit_cap: float = 0.0
     embed_scale: float = 1.0
+    lora_rslora: bool = False
 
     def knob(self, name: str) -> Any:
         """A knob of the head."""
         return dict(self.head_knobs)[name]
+
+    @property
+    def lora_scale(self) -> float:
+        """What adapters are multiplied with (rsLoRA: Kalajdzievski 2023)."""
+        return self.lora_alpha / self.lora_rank ** (0.5 if self.lora_rslora else 1)
 
     @property
     def drops(self) -> bool:

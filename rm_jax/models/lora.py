@@ -1,5 +1,8 @@
 """Low-rank adapters (LoRA, Hu 2021): y = x W + (alpha / rank) (x A) B, W frozen.
 
+With rsLoRA (Kalajdzievski 2023, arXiv:2312.03732) alpha / sqrt(rank) takes the place of
+alpha / rank, so that larger ranks do not learn more slowly.
+
 A is uniform in ±1/sqrt(n), n the inputs (the Kaiming initialisation that peft uses),
 and B is 0, so a model starts as the one without adapters. The product is taken in the
 layer, never added to W: members with adapters of their own share one W.
@@ -7,6 +10,7 @@ layer, never added to W: members with adapters of their own share one W.
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -57,7 +61,23 @@ class Linear(nn.Module):
         own = self.param("lora", _init, n, self.features, a.lora_rank)
         x = nn.Dropout(a.lora_dropout, name="drop")(x, deterministic=not train)
         low = jnp.dot(x, own["a"].astype(a.dtype))
-        return y + (a.lora_alpha / a.lora_rank) * jnp.dot(low, own["b"].astype(a.dtype))
+        return y + a.lora_scale * jnp.dot(low, own["b"].astype(a.dtype))
+
+
+def targets(patterns: Sequence[str], arch: ArchConfig) -> tuple[str, ...]:
+    """Kernels with an adapter: those of TARGETS whose whole name a regex matches.
+
+    Raises:
+      ValueError: a regex that no kernel of this arch has.
+    """
+    have = [name for name in TARGETS if arch.gated or name != "gate"]
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in have):
+            raise ValueError(
+                f"config.model.lora.targets: {pattern!r} is none of {have}, which the "
+                "model has"
+            )
+    return tuple(n for n in have if any(re.fullmatch(p, n) for p in patterns))
 
 
 def _init(key: Array, n: int, m: int, rank: int) -> dict[str, Array]:
@@ -91,7 +111,7 @@ def check_multipliers(rules: masks.Rules, params: Any, arch: ArchConfig) -> None
 
 
 def merge(params: Any, arch: ArchConfig) -> tuple[Any, ArchConfig]:
-    """The same model without adapters: W + (alpha / rank) A B in place of each W.
+    """The same model without adapters: W + scale A B in place of each W.
 
     Args:
       params: of one model.
@@ -107,8 +127,7 @@ def merge(params: Any, arch: ArchConfig) -> tuple[Any, ArchConfig]:
             above = path.removesuffix("/lora/a")
             a, b = flat[path], flat[f"{above}/lora/b"]
             change = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-            scale = arch.lora_alpha / arch.lora_rank
-            out[f"{above}/kernel"] = flat[f"{above}/kernel"] + scale * change
+            out[f"{above}/kernel"] = flat[f"{above}/kernel"] + arch.lora_scale * change
     return unflatten_dict(out, sep="/"), without(arch)
 
 

@@ -13,7 +13,7 @@ from rm_jax import masks
 from rm_jax.data import pack
 from rm_jax.data.loader import Loader
 from rm_jax.flops import frozen_flops, step_flops
-from rm_jax.models import ArchConfig, functions
+from rm_jax.models import ArchConfig, functions, lora
 from rm_jax.models.lora import FROZEN, TARGETS, Linear, check_multipliers, merge
 from rm_jax.optim import make_optimizer
 
@@ -82,6 +82,51 @@ def test_the_layer_by_hand():
     plain = dataclasses.replace(arch, lora_targets=("k",))
     found = Linear(3, plain, name="q").apply({"params": {"kernel": w}}, x)
     np.testing.assert_array_equal(found, [[1.0, 2.0, 3.0]])
+
+
+def test_rslora_divides_by_the_root_of_the_rank():
+    arch = dataclasses.replace(ARCH, lora_rank=4, lora_alpha=6.0)
+    assert arch.lora_scale == 1.5
+    assert dataclasses.replace(arch, lora_rslora=True).lora_scale == 3.0
+
+
+def test_targets_are_regexes_of_whole_names():
+    assert lora.targets(("q|v", "d.*"), PLAIN) == ("q", "v", "down")
+    assert lora.targets((".*",), PLAIN) == TARGETS
+    ungated = dataclasses.replace(PLAIN, gated=False)
+    assert lora.targets((".*",), ungated) == tuple(t for t in TARGETS if t != "gate")
+    with pytest.raises(ValueError, match="targets: 'gate' is none of"):
+        lora.targets(("q", "gate"), ungated)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("rslora", [False, True])
+def test_merged_weights_are_those_of_peft(rslora):
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    w, a, b = (rng.standard_normal(s).astype(np.float32) for s in MERGED)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 5, bias=False))
+    net[0].weight.data = torch.from_numpy(w.T.copy())
+    config = peft.LoraConfig(
+        r=3,
+        lora_alpha=7,
+        use_rslora=rslora,
+        target_modules=["0"],
+        init_lora_weights=True,
+    )
+    model = peft.get_peft_model(net, config)
+    layer = model.base_model.model[0]
+    layer.lora_A["default"].weight.data = torch.from_numpy(a.T.copy())
+    layer.lora_B["default"].weight.data = torch.from_numpy(b.T.copy())
+    want = model.merge_and_unload()[0].weight.detach().numpy().T
+    arch = dataclasses.replace(ARCH, lora_rank=3, lora_alpha=7.0, lora_rslora=rslora)
+    params = {"q": {"kernel": jnp.array(w), "lora": {"a": a, "b": b}}}
+    got, plain = merge(params, arch)
+    np.testing.assert_allclose(got["q"]["kernel"], want, rtol=1e-5, atol=1e-6)
+    assert plain.lora_rank == 0 and not plain.lora_rslora
+
+
+MERGED = ((6, 5), (6, 3), (3, 5))  # shapes of W, A and B
 
 
 def test_dropout_is_of_the_inputs_of_the_adapter_in_training_only():
