@@ -23,6 +23,7 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax score   --checkpoint RUN --input X.jsonl --output Y.jsonl
   rm-jax average RUN RUN ... --to DIR
   rm-jax export  --checkpoint RUN --to DIR
+  rm-jax verify  DIR --peer hf|vllm|URL
   rm-jax inspect RUN --step N
   rm-jax diff    RUN_A RUN_B
   rm-jax data prepare   --data SPEC --out DIR
@@ -379,6 +380,29 @@ def _export(words: list[str]) -> None:
         print(f"{folder}: python {store.join(folder, 'verify.py')} checks it")
 
 
+def _verify(words: list[str]) -> int:
+    parser = arguments.parser(
+        "verify", "Whether another program scores an exported folder as it should."
+    )
+    parser.add_argument("folder", type=arguments.path, metavar="DIR")
+    parser.add_argument(
+        "--peer",
+        default="hf",
+        help="hf (transformers; the default), vllm, or the URL of a vLLM server",
+    )
+    parser.add_argument(
+        "--atol",
+        type=float,
+        help="allowed difference; default 1e-4, of bfloat16 5 %% of the scores' spread",
+    )
+    args = parser.parse_args(words)
+    from rm_jax.export.peers import verify
+
+    verdict = verify(args.folder, args.peer, args.atol)
+    print(verdict)
+    return 0 if verdict.ok else 1
+
+
 def _inspect(words: list[str]) -> None:
     parser = arguments.parser(
         "inspect", "Show what a step computed: rows, mask, scores, loss."
@@ -495,6 +519,7 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
     "score": _score,
     "average": _average,
     "export": _export,
+    "verify": _verify,
     "inspect": _inspect,
     "diff": _diff,
     "data prepare": _prepare,

@@ -1,9 +1,11 @@
 """Exported folders: what is in them, that it is the model, and what is refused."""
 
+import http.server
 import json
 import pathlib
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ import rm_jax as package
 from rm_jax import models, pretrained
 from rm_jax.export import export
 from rm_jax.export.folder import ExportError
+from rm_jax.export.peers import verify
 from rm_jax.manifest import named
 from rm_jax.models import hf, lora
 from rm_jax.models.arch import ArchConfig
@@ -103,6 +106,64 @@ def test_transformers_scores_the_same(exported):
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "32 texts, scores differ by at most" in done.stdout
+        found = verify(folder, "hf")
+        assert found.ok and found.peer.startswith("transformers "), found
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers as vLLM's /v1/models and /classify, with scores that it is given."""
+
+    scores: dict
+
+    def do_GET(self):
+        self.answer({"data": [{"id": "rm"}]})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert body["model"] == "rm" and body["use_activation"] is False
+        rows = [
+            {"index": i, "probs": [self.scores[tuple(ids)]]}
+            for i, ids in enumerate(body["input"])
+        ]
+        self.answer({"data": rows[::-1]})
+
+    def answer(self, value):
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        """Says nothing."""
+
+
+def test_a_server_is_asked_for_raw_scores(make, rm_jax, tmp_path):
+    train(make(**SHORT), tmp_path / "run")
+    folder = export(str(tmp_path / "run"), str(tmp_path / "out"))[0]
+    golden = pathlib.Path(folder, "golden.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in golden]
+    Server.scores = {tuple(row["input_ids"]): row["score"] for row in rows}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        code, said, err = rm_jax("verify", folder, "--peer", url)
+        assert code == 0 and "32 texts, scores differ by at most 0.00e+00" in said, err
+        Server.scores[tuple(rows[3]["input_ids"])] += 0.01
+        code, said, _ = rm_jax("verify", folder, "--peer", url)
+        assert code == 1 and "at most 1.00e-02 (allowed 0.0001)" in said
+        Server.scores[tuple(rows[3]["input_ids"])] = float("nan")
+        assert rm_jax("verify", folder, "--peer", url)[0] == 1
+    finally:
+        server.shutdown()
+        server.server_close()
+    code, _, err = rm_jax("verify", folder, "--peer", url)
+    assert code == 1 and "is a server there?" in err
+    code, _, err = rm_jax("verify", folder, "--peer", "tgi")
+    assert code == 1 and "known: hf, vllm, or a URL" in err
+    code, _, err = rm_jax("verify", tmp_path / "run", "--peer", url)
+    assert code == 1 and "no golden.jsonl" in err
 
 
 def test_shards_and_bfloat16(make, tmp_path):

