@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rm_jax import masks
-from rm_jax.models import hf
+from rm_jax.models import hf, hf_names
 from rm_jax.models.arch import ArchConfig
 from rm_jax.weights.tensors import Source, WeightsError
 
@@ -111,9 +111,9 @@ def _plan(
     steps = []
     for rule in hf.rules(source.config, arch, tuple(where)):
         theirs = tuple(prefix + name for name in rule.theirs)
-        steps.append((theirs, rule.ours, hf.TURNS[rule.turn]))
+        steps.append((theirs, rule.ours, hf_names.TURNS[rule.turn]))
     if "lm_head" in where:
-        steps.append(((of.lm_head,), ("lm_head",), hf.TURNS["same"]))
+        steps.append(((of.lm_head,), ("lm_head",), hf_names.TURNS["same"]))
     covered = {name for _, ours, _ in steps for name in ours}
     if left := sorted(set(where) - covered):
         raise WeightsError(f"{source.where}: no tensor is known for {left[:SHOWN]}")

@@ -21,7 +21,7 @@ from rm_jax.data.schema import Record, record_from_dict
 from rm_jax.data.tokenizers import save_tokenizer
 from rm_jax.export import card, texts
 from rm_jax.manifest import named
-from rm_jax.models import hf, hf_out, lora
+from rm_jax.models import hf, hf_names, hf_out, lora
 from rm_jax.models.arch import ArchConfig
 from rm_jax.serve.scorer import Scorer
 
@@ -257,7 +257,7 @@ def _weights(
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for rule in hf.rules(config, arch, tuple(where)):
             parts = [_part(flat, where[name]) for name in rule.ours]
-            turned = hf.TURNS[rule.turn].to_theirs(arch, *parts)
+            turned = hf_names.TURNS[rule.turn].to_theirs(arch, *parts)
             for name, x in zip(rule.theirs, turned, strict=True):
                 yield prefix + name, np.ascontiguousarray(np.asarray(x).astype(dtype))
         yield "score.weight", np.asarray(flat["head"]).astype(dtype)[None]
