@@ -14,6 +14,7 @@ from rm_jax.config import FrozenConfigDict, flatten, validate
 from rm_jax.data import pack
 from rm_jax.data.public_lists import ATTRIBUTES
 from rm_jax.evals import reducers
+from rm_jax.weights.tensors import Source
 
 # Their keys are of a choice's own, checked where they are read.
 OPEN = ("data.columns", "data.world", "loss.regularizers")
@@ -44,7 +45,9 @@ CONFIGS = (
     "ties:tiny-davidson", "ties:8b-rao_kupper", "ties:8b-davidson", "up_lora:tiny",
     "up_lora:8b", "urm:tiny-mle", "urm:tiny-reparam", "urm:8b-mle", "urm:8b-reparam",
     "warm:tiny-probe", "warm:tiny-tune", "warm:3b-probe", "warm:3b-tune",
-    "ziegler:tiny", "ziegler:124m",
+    "ziegler:tiny", "ziegler:124m", "smollm2:frozen", "smollm2:lora", "smollm2:full",
+    "backbone:llama3.1-8b", "backbone:qwen3-8b", "backbone:gemma2-9b",
+    "backbone:gemma2-27b",
 )  # fmt: skip
 # Written for 32 chips -> their parameters with Llama 3's tokenizer; tied, no LM head.
 POD = {
@@ -53,6 +56,33 @@ POD = {
     "llama:8b": 7.505e9,
     "llama:8b-large": 7.505e9,
     "coste:1b-mean": 1.477e9,
+}
+# The same of configs whose trunk is of the hub, and their chips.
+HUB = {
+    "backbone:llama3.1-8b": (7.505e9, 32),
+    "backbone:qwen3-8b": (7.568e9, 32),
+    "backbone:gemma2-9b": (9.242e9, 32),
+    "backbone:gemma2-27b": (27.23e9, 128),
+}
+# What their config.json say, by the end of their name.
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+}  # fmt: skip
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+    "num_attention_heads", "num_key_value_heads", "head_dim",
+)  # fmt: skip
+WEIGHTS = {
+    "SmolLM2-135M-Instruct": ("llama", (49152, 576, 1536, 30, 9, 3, 64), {}),
+    "Llama-3.1-8B-Instruct": (
+        "llama",
+        (128_256, 4096, 14336, 32, 32, 8, 128),
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3},
+    ),
+    "Qwen3-8B": ("qwen3", (151_936, 4096, 12288, 36, 32, 8, 128), {"rope_theta": 1e6}),
+    "gemma-2-9b-it": ("gemma2", (256_000, 3584, 14336, 42, 16, 8, 256), {}),
+    "gemma-2-27b-it": ("gemma2", (256_000, 4608, 36864, 46, 32, 16, 128), {}),
 }
 TINY = {
     "data.world.train": 16,
@@ -137,8 +167,20 @@ def test_every_key_is_read(run):
     assert not unread, f"nobody reads config.{unread}: read them or delete them"
 
 
+@pytest.fixture
+def hub(monkeypatch):
+    """Weights of the hub, as far as their config.json."""
+
+    def open_source(spec):
+        kind, sizes, more = WEIGHTS[spec.rpartition("/")[2]]
+        config = {"model_type": kind, **dict(zip(SIZES, sizes, strict=True)), **more}
+        return Source(spec, config, {}, None)
+
+    monkeypatch.setattr(models.given, "open_source", open_source)
+
+
 @pytest.mark.parametrize("address", CONFIGS)
-def test_every_config_is_sound(address):
+def test_every_config_is_sound(address, hub):
     config = validate(rm_jax.config.load(f"rm_jax:{address}"))
     objective = losses.choose(config.loss)
     of_data = models.heads.find(config.model.head.name).of_attributes
@@ -151,11 +193,12 @@ def test_every_config_is_sound(address):
     reducers.parse(config.members.reducer)
 
 
-@pytest.mark.parametrize("address", POD)
-def test_a_full_size_config_fits_its_pod(address):
+@pytest.mark.parametrize("address", [*POD, *HUB])
+def test_a_full_size_config_fits_its_pod(address, hub):
+    want, chips = HUB.get(address) or (POD[address], 32)
     config = validate(rm_jax.config.load(f"rm_jax:{address}"))
     mesh = types.SimpleNamespace(shape=dict(config.mesh.items()))
-    assert math.prod(mesh.shape.values()) == 32
+    assert math.prod(mesh.shape.values()) == chips
     for shape in pack.shapes(config.batch.row_lengths, config.batch.chunk_tokens, 16):
         sharding.rows_divide(mesh, shape.rows, address)
     arch = models.make_arch(config.model, 128_256, config.contract.pooling)
@@ -164,7 +207,7 @@ def test_a_full_size_config_fits_its_pod(address):
     for path, x in leaves:
         sharding.spec_of(sharding.path_name(path), x.shape, mesh)
     size = sum(x.size for _, x in leaves)
-    assert size == pytest.approx(float(POD[address]), rel=0.01)
+    assert size == pytest.approx(want, rel=0.01)
 
 
 def test_every_config_is_named_here(root):
