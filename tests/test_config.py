@@ -67,7 +67,7 @@ def test_load_a_run_directory_or_its_json(tmp_path, file):
         ("no/such.py:arg", "no config file 'no/such.py'"),
         (
             "rm_jax:quickstrat",
-            r"no config 'rm_jax:quickstrat'; known: \['armorm', 'base', 'coste', ",
+            r"no config 'rm_jax:quickstrat'; known: \['armorm', 'backbone', 'base', ",
         ),
         ("rm_jax:base:arg", "base takes no argument, got 'arg'"),
         ("rm_jax:hh:huge", r"hh has no size 'huge'; known: \['1b'"),
