@@ -91,6 +91,10 @@ def get_config(arg: str = "") -> ConfigDict:
     # "hf:FOLDER", "hf:OWNER/NAME@REVISION", "gguf:FILE", "llama2c:FILE", which need
     # arch = "init"; or several of one kind, which members take in turn.
     c.model.init = FieldReference("scratch", field_type=object)
+    # 0: the trunk is in the program. l: it is frozen, cut after layer l and run over
+    # every set once; its features (final norm, pooled) are kept, and the head alone is
+    # trained on them, in seconds. Only for weights of others ("hf:", "gguf:", ...).
+    c.model.features = 0
     c.model.d_model = 128
     c.model.n_layers = 4
     c.model.n_heads = 4

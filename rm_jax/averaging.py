@@ -171,6 +171,7 @@ def _write(
     # Nothing of it is drawn or adapted.
     config.model.init, config.model.head.init = "scratch", "normal"
     config.model.arch = base.model.arch  # "init" would ask for it again
+    config.model.features = 0
     config.model.lora = base.model.lora
     config.members, config.mesh = base.members, base.mesh
     config = config_module.validate(config)

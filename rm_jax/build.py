@@ -11,6 +11,7 @@ import numpy as np
 from rm_jax import (
     cluster,
     ensemble,
+    features,
     models,
     plugins,
     provenance,
@@ -27,6 +28,7 @@ from rm_jax.data.loader import Loader, StepBatch
 from rm_jax.data.relabel import of_config
 from rm_jax.data.tokenizers import save_tokenizer, tokenizer_commit
 from rm_jax.data.training import Training
+from rm_jax.data.vectors import FeatureLoader
 from rm_jax.evals import reducers
 from rm_jax.evals.score import Scored, ScoreFn
 from rm_jax.flops import step_flops
@@ -38,7 +40,7 @@ from rm_jax.plugins import Plugin
 from rm_jax.state import TrainState, new_params, new_state, plan
 from rm_jax.step import Step, make_pick, make_score, make_step
 from rm_jax.stepscores import make_step_scores
-from rm_jax.types import Labels, PackedBatch
+from rm_jax.types import Labels, Rows
 
 
 class Built(NamedTuple):
@@ -60,6 +62,7 @@ class Built(NamedTuple):
         [m e k].
       pick: (params, i) -> parameters of run i, a program.
       flops: model FLOPs of a training step.
+      weights: of a run on features, what they were made with: {"where", "sha256"}.
       total: steps of the whole run.
       plugins: name -> code from outside.
     """
@@ -78,6 +81,7 @@ class Built(NamedTuple):
     score: Callable[..., Any]
     pick: Callable[[Any, int], Any]
     flops: Callable[[StepBatch], float]
+    weights: dict[str, str] | None
     total: int
     plugins: dict[str, Plugin]
 
@@ -156,10 +160,22 @@ def build(
         rows=lambda shape: sharding.local_rows(mesh, shape.rows),
         steps=of_steps,
     )
-    training = _training(each, members, data, lay, say)
     shared = config.batch.layout == "packed"
-    loaders = {}
+    loaders, trunk = {}, None
+    if config.model.features:
+        trunk = features.Trunk(config, arch, mesh, say)
+        lay = functools.partial(
+            FeatureLoader,
+            features=trunk.features,
+            examples=config.batch.examples,
+            multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+            steps=of_steps,
+        )
+    training = _training(each, members, data, lay, say)
     for name, tokens in data.evals.items():
+        if trunk is not None:
+            loaders[name] = lay(tokens)
+            continue
         tell = lambda line, name=name: say(f"{name}: {line}")
         roomy = pack.roomy(tokens, shapes, shared, of_steps, tell)
         loaders[name] = lay(tokens, shapes=roomy)
@@ -167,6 +183,10 @@ def build(
     attributes = len(data.train.meta["attributes"])
     losses_module.check_terms(objective, attributes, outputs)
     init, apply = models.functions(arch, objective.needs_token_logp)
+    elsewhere = {}
+    if trunk is not None:
+        elsewhere = jax.eval_shape(init, jax.random.key(0))
+        init, apply = models.head_functions(arch)
     steps = lambda text: parse_duration(text).steps(
         config.batch.examples, training.epoch
     )
@@ -185,6 +205,7 @@ def build(
             n_pattern=arch.pattern,
             total_steps=total,
             warmup_steps=min(warmup, total),
+            elsewhere={n: x for n, x in elsewhere.items() if n not in params},
             **_optim(c, arch, params),
         )
         for c in each
@@ -239,6 +260,7 @@ def build(
         score,
         pick,
         work,
+        trunk and trunk.record(),
         total,
         found,
     )
@@ -315,7 +337,7 @@ def _flops(
     if members is None or not members.own_batches:
         n = members.count if members and members.independent else 1
         return n * step_flops(arch, batch, token_logp)
-    own = lambda rows, i: PackedBatch(*(x[i] for x in rows))
+    own = lambda rows, i: type(rows)(*(x[i] for x in rows))
     return sum(
         step_flops(
             arch,
@@ -365,12 +387,11 @@ def score_fn(built: Built, state: TrainState, run: int = 0) -> ScoreFn:
     return score
 
 
-def put_chunk(mesh, batch: PackedBatch, labels: Labels) -> tuple[PackedBatch, Labels]:
+def put_chunk(mesh, batch: Rows, labels: Labels) -> tuple[Rows, Labels]:
     """A chunk on the devices: this host's rows of the batch, all of the labels."""
-    own = batch.tokens.ndim == 3
-    slots = batch.slots.shape[-1]
-    rows = labels.ranks.shape[-2] // slots
-    batch = PackedBatch(*(sharding.put_rows(mesh, x, rows, own) for x in batch))
+    own = batch.slot_ids.ndim == 4
+    rows = labels.ranks.shape[-2] // batch.examples_per_row
+    batch = type(batch)(*(sharding.put_rows(mesh, x, rows, own) for x in batch))
     return batch, Labels(*(sharding.put_whole(mesh, x) for x in labels))
 
 
@@ -403,6 +424,7 @@ def describe(config: Any, workdir: str, built: Built) -> None:
         "parameters": sum(x.size for x in jax.tree.leaves(built.shapes.params)),
         "steps": built.total,
         "members": built.members and built.members._asdict(),
+        "weights": built.weights,
     }
     sessions = rundir.run_json(workdir).get("sessions", [])
     text = rundir.config_text(config)
@@ -445,6 +467,8 @@ def check_same(workdir: str, built: Built) -> None:
     ]
     if info["contract_sha256"] != built.data.contract.sha():
         changed.append("contract")
+    if info.get("weights") != built.weights:
+        changed.append("trunk under its head")
     if changed:
         raise ConfigError(
             f"{workdir} was made with another {', another '.join(changed)} (a file, a "

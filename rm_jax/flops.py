@@ -15,7 +15,7 @@ from jaxtyping import Int
 from rm_jax.data.loader import StepBatch
 from rm_jax.models import ArchConfig
 from rm_jax.models.lora import TARGETS
-from rm_jax.types import PackedBatch
+from rm_jax.types import FeatureBatch, PackedBatch
 
 BACKWARD = 2  # a product's two gradients cost as much as it, each
 
@@ -51,7 +51,8 @@ def _peak(kind: str) -> float | None:
 def step_flops(arch: ArchConfig, batch: StepBatch, token_logp: bool) -> float:
     """Model FLOPs of a training step: 3 x `forward_flops` of its chunks, of all hosts.
 
-    With adapters the frozen weights have no gradient: those products count 2 x.
+    With adapters the frozen weights have no gradient: those products count 2 x. Of
+    features the head alone counts.
 
     Where each host holds some of the rows, theirs are taken to be like ours.
 
@@ -62,6 +63,10 @@ def step_flops(arch: ArchConfig, batch: StepBatch, token_logp: bool) -> float:
     """
     total = 0.0
     for (chunk, _), shape in zip(batch.chunks, batch.shapes, strict=True):
+        if isinstance(chunk, FeatureBatch):
+            scored = np.count_nonzero(chunk.slot_ids[..., 0] >= 0)
+            total += (1 + BACKWARD) * 2.0 * int(scored) * arch.d_model
+            continue
         hosts = shape.rows / len(chunk.tokens)
         flops = (1 + BACKWARD) * forward_flops(arch, chunk, token_logp)
         if arch.lora_rank:

@@ -15,6 +15,7 @@ from typing import Any
 from rm_jax import schemas
 
 UNITS = ("steps", "epochs", "examples")
+FOREIGN = ("hf:", "gguf:", "llama2c:")  # begin a config.model.init of other weights
 CHOICES = {
     "data.on_bad_row": ("raise", "drop"),
     "contract.bos": ("one", "none"),
@@ -84,6 +85,7 @@ BELOW_ONE = (
     "train.ema",
 )
 NOT_NEGATIVE = (
+    "model.features",
     "model.lora.rank",
     "data.limit",
     "members.at_once",
@@ -101,6 +103,7 @@ LARGEST = {
     "contract.max_length": 2**24,
     "model.d_model": 2**18,
     "model.n_layers": 2**14,
+    "model.features": 2**14,
     "model.d_ff": 2**22,
     "model.attention_block": 2**24,
     "model.vocab_multiple": 2**20,
@@ -236,6 +239,7 @@ def _check_together(v: Mapping[str, Any]) -> None:
     _check_lengths(v)
     _check_evals(v)
     _check_members(v)
+    _check_features(v)
     if v["data.denoise.scores"] and v["data.rankings"] == "pairs":
         raise ConfigError(
             "config.data.denoise.scores are of whole examples, and "
@@ -334,6 +338,30 @@ def _check_members(v: Mapping[str, Any]) -> None:
             "name one run, or set share = 'none'"
         )
     _check_differ(v)
+
+
+def _check_features(v: Mapping[str, Any]) -> None:
+    """Refuses what heads on features of a frozen trunk cannot have."""
+    if not v["model.features"]:
+        return
+    init = v["model.init"]
+    foreign = isinstance(init, str) and init.startswith(FOREIGN)
+    for ok, why in (
+        (v["model.arch"] == "init", "config.model.arch = 'init', the trunk of others"),
+        (foreign, f"weights of others in config.model.init (one of {FOREIGN}...)"),
+        (not v["model.lora.rank"], "config.model.lora.rank = 0: nothing is adapted"),
+        (not v["model.dropout"], "config.model.dropout = 0: it is run once"),
+        (v["model.lm_head"] == "none", "config.model.lm_head = 'none': no log p"),
+        (
+            v["members.share"] == "none",
+            "config.members.share = 'none': all have the one trunk",
+        ),
+    ):
+        if not ok:
+            raise ConfigError(
+                f"config.model.features = {v['model.features']} trains a head on a "
+                f"frozen trunk, which wants {why}; or set features to 0"
+            )
 
 
 def _check_differ(v: Mapping[str, Any]) -> None:

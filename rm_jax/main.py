@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -403,6 +404,45 @@ def _verify(words: list[str]) -> int:
     return 0 if verdict.ok else 1
 
 
+def _features(words: list[str]) -> None:
+    words, knobs = arguments.take_knobs(words)
+    parser = arguments.parser(
+        "features", "Run a frozen trunk over the sets of a config, once for all heads."
+    )
+    parser.add_argument(
+        "--config",
+        type=arguments.path,
+        required=True,
+        help="FILE.py[:ARG], rm_jax:NAME or a config.json",
+    )
+    parser.add_argument(
+        "--layers",
+        required=True,
+        help="A,B,...: layers, from 1; each is then config.model.features of a run",
+    )
+    parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
+    args = parser.parse_args(words)
+    layers = arguments.names(args.layers)
+    if not layers or not all(re.fullmatch("[1-9][0-9]{0,4}", n) for n in layers):
+        raise arguments.UsageError(
+            f"--layers {args.layers!r}: want whole numbers from 1, e.g. 8,16,24"
+        )
+    from rm_jax import compiles, features
+    from rm_jax import config as config_module
+
+    config = config_module.load(args.config)
+    for key, value in knobs:
+        config_module.override(config, key, value)
+    compiles.use_cache(config.train.compile_cache)
+    say = lambda line: print(line, file=sys.stderr, flush=True)
+    for name, found in features.of_config(config, [*map(int, layers)], say).items():
+        for layer, of in found.items():
+            print(
+                f"{name}: layer {layer}, {of.meta['examples']} examples, "
+                f"{of.meta['bytes'] / 2**20:.1f} MiB: {of.folder}"
+            )
+
+
 def _inspect(words: list[str]) -> None:
     parser = arguments.parser(
         "inspect", "Show what a step computed: rows, mask, scores, loss."
@@ -519,6 +559,7 @@ VERBS: dict[str, Callable[[list[str]], Any]] = {
     "score": _score,
     "average": _average,
     "export": _export,
+    "features": _features,
     "verify": _verify,
     "inspect": _inspect,
     "diff": _diff,

@@ -97,6 +97,7 @@ def make_optimizer(
     clip_norm: float,
     lr_multipliers: masks.Rules,
     weight_decay_multipliers: masks.Rules,
+    elsewhere: Params | None = None,
 ) -> Optimizer:
     """The optimiser of a model's parameters.
 
@@ -122,6 +123,8 @@ def make_optimizer(
       lr_multipliers: (regex, factor) found anywhere in a name; the first match wins; 0
         freezes.
       weight_decay_multipliers: the same for weight decay.
+      elsewhere: parameters that the masks are about, too, and that are not in the
+        program: those of a trunk whose features are.
 
     Raises:
       ValueError: an unknown name, a value out of range, a mask that does not cover
@@ -140,12 +143,16 @@ def make_optimizer(
         )
     # Off is an infinite norm, so that the program does not depend on the value.
     hparams["clip_norm"] = clip_norm or math.inf
-    shapes = {path: leaf.shape for path, leaf in _flat(params).items()}
+    own, others = _flat(params), _flat(elsewhere or {})
+    shapes = {path: leaf.shape for path, leaf in (own | others).items()}
     names = masks.parameter_names(shapes, n_pattern)
-    lr = masks.factors("lr_multipliers", lr_multipliers, names, shapes)
-    wd = masks.factors(
-        "weight_decay_multipliers", weight_decay_multipliers, names, shapes
-    )
+
+    def factors(key: str, rules: masks.Rules) -> dict[str, np.ndarray]:
+        found = masks.factors(key, rules, names, shapes)
+        return {path: found[path] for path in own}
+
+    lr = factors("lr_multipliers", lr_multipliers)
+    wd = factors("weight_decay_multipliers", weight_decay_multipliers)
     if not any(np.any(a) for a in lr.values()):
         raise ValueError("optim.lr_multipliers freezes everything: nothing to train")
     factor = functools.partial(

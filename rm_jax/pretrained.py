@@ -117,7 +117,8 @@ def _plan(
     covered = {name for _, ours, _ in steps for name in ours}
     if left := sorted(set(where) - covered):
         raise WeightsError(f"{source.where}: no tensor is known for {left[:SHOWN]}")
-    _check_names(source, of, {name for theirs, *_ in steps for name in theirs})
+    beyond = {prefix + name for name in hf.layers_beyond(source.config, arch)}
+    _check_names(source, of, {name for theirs, *_ in steps for name in theirs}, beyond)
     for theirs, ours, turn in steps:
         parts = [_part(trunk[where[n].path], where[n]) for n in ours]
         want = jax.eval_shape(functools.partial(turn.to_theirs, arch), *parts)
@@ -139,8 +140,11 @@ def _prefix(source: Source, of: hf.Family) -> str:
     return of.prefix if any(n.startswith(of.prefix) for n in source.tensors) else ""
 
 
-def _check_names(source: Source, of: hf.Family, wanted: set[str]) -> None:
-    have = set(source.tensors)
+def _check_names(
+    source: Source, of: hf.Family, wanted: set[str], beyond: set[str]
+) -> None:
+    """All that is wanted must be there, and nothing that is not known."""
+    have = set(source.tensors) - beyond
     if missing := sorted(wanted - have):
         raise WeightsError(f"{source.where} lacks {_some(missing)}")
     heads = {name for pair in HEADS for name in pair}

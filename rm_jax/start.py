@@ -196,13 +196,14 @@ def _foreign(
         if built.members and members.owns(path, share):
             x = jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=home)
         like[path] = x
-    arrays = pretrained.load(source, built.arch, like)
-    count = sum(x.size for x in arrays.values())
-    kind = source.config["model_type"]
-    say(
-        f"trunk: {kind}, {built.arch.n_layers} layers of {built.arch.d_model}, "
-        f"{count / 1e6:.1f} M parameters from {source.where}"
-    )
+    arrays = {}
+    if not all(map(pretrained.is_new, like)):  # else it is in the features
+        arrays = pretrained.load(source, built.arch, like)
+        count = sum(x.size for x in arrays.values())
+        say(
+            f"trunk: {source.config['model_type']}, {built.arch.n_layers} layers of "
+            f"{built.arch.d_model}, {count / 1e6:.1f} M parameters from {source.where}"
+        )
     if model.head.init != "keep":
         return arrays
     found = pretrained.head_of(source, built.arch.d_model)

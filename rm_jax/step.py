@@ -28,7 +28,7 @@ from rm_jax.members import Members, axes, lift, take
 from rm_jax.optim import Optimizer, ema_update, merge
 from rm_jax.sharding import batch_sharding, replicated, tree_shardings
 from rm_jax.state import Guard, TrainState
-from rm_jax.types import Labels, PackedBatch, RewardOutput
+from rm_jax.types import Labels, RewardOutput, Rows
 
 # (params, batch, examples, responses, keys or None, reference_logp [e k]) ->
 # RewardOutput. Keys, a pair for the trunk and the head, mean training.
@@ -377,7 +377,7 @@ def judge(guard: Guard, loss: Array, norm: Array, sigma: float) -> tuple[Array, 
 def run_step(
     step: Step,
     state: TrainState,
-    chunks: list[tuple[PackedBatch, Labels]],
+    chunks: list[tuple[Rows, Labels]],
     weight: Float[np.ndarray, "*m"] | float,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Dispatches one step; returns before the devices have finished it.
@@ -418,7 +418,7 @@ def make_score(
     """
     owned = axes(params_shardings, members.share if members else "none")
 
-    def score(params, batch: PackedBatch, labels: Labels):
+    def score(params, batch: Rows, labels: Labels):
         shape, reference = labels.ranks.shape, labels.reference_logp
         one = lambda params: apply_fn(params, batch, *shape, None, reference).scores
         return lift(members, one, (owned,), turns=True)(params)

@@ -144,11 +144,11 @@ class StepLog:
         if step > self.timed:
             self.write_timing(step)
 
-    def layout(self, programs: int) -> str:
+    def layout(self, programs: int, unit: str = "tokens") -> str:
         """How the examples of this process's steps were laid out."""
         n = self.whole
         return (
-            f"packing: {n['tokens'] / n['examples']:.0f} tokens an example, "
+            f"packing: {n['tokens'] / n['examples']:.0f} {unit} an example, "
             f"{1 - n['tokens'] / n['size']:.1%} padding, {programs} programs"
         )
 

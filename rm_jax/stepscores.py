@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from rm_jax.evals.score import Scored
 from rm_jax.members import Members, axes, lift
 from rm_jax.sharding import BATCH, replicated
-from rm_jax.types import Labels, PackedBatch
+from rm_jax.types import Labels, Rows
 
 
 def make_step_scores(
@@ -31,7 +31,7 @@ def make_step_scores(
     """
     owned = axes(params_shardings, members.share if members else "none")
 
-    def score(params, batch: PackedBatch, labels: Labels) -> Scored:
+    def score(params, batch: Rows, labels: Labels) -> Scored:
         def one(params):
             out = apply_fn(params, batch, *labels.ranks.shape, None)
             return Scored(out.scores, out.aux["steps"], out.aux["scored"])

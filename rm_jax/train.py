@@ -235,7 +235,7 @@ def loop(
             log.add(step, values, batch)
     log.close(step)
     if step > start.step:
-        out.progress.say(log.layout(built.step.compiled()))
+        out.progress.say(log.layout(built.step.compiled(), built.training.unit))
     return state, step, log.stopped
 
 

@@ -1,7 +1,7 @@
 """Arrays that cross module borders: a packed batch, its labels, a model's output.
 
 Letters in shapes: b rows, t tokens of a row, s slots of a row, e examples of a chunk,
-k responses of an example, p steps of a response, a attributes, m members.
+k responses of an example, p steps of a response, a attributes, m members, d features.
 """
 
 from typing import NamedTuple
@@ -34,6 +34,38 @@ class PackedBatch(NamedTuple):
     branches: Int[Array, "b t"]
     slots: Int[Array, "b s"]
     slot_ids: Int[Array, "b s 3"]
+
+    @property
+    def examples_per_row(self) -> int:
+        """Examples that the labels of a chunk have room for, a row of it."""
+        return self.slots.shape[-1]
+
+
+class FeatureBatch(NamedTuple):
+    """What a frozen trunk made of the examples of a chunk, one of them in a row.
+
+    Takes the place of a PackedBatch where the head alone is trained; the shape of
+    `prompts` is [b s 0] for a head that does not read it.
+
+    Attributes:
+      responses: the pooled vector of each scored position.
+      prompts: the vector of the last token of the prompt before it.
+      lengths: tokens of the response.
+      slot_ids: as in PackedBatch.
+    """
+
+    responses: Float[Array, "b s d"]
+    prompts: Float[Array, "b s _"]
+    lengths: Float[Array, "b s"]
+    slot_ids: Int[Array, "b s 3"]
+
+    @property
+    def examples_per_row(self) -> int:
+        """As in PackedBatch."""
+        return 1
+
+
+Rows = PackedBatch | FeatureBatch  # what a model reads of a chunk
 
 
 class Labels(NamedTuple):

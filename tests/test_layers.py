@@ -26,7 +26,7 @@ LAYERS = (
         "arrayfiles",
     ),
     ("step", "stepscores", "doubt", "checkpoint", "laplace"),
-    ("report", "rundir", "provenance"),
+    ("report", "rundir", "provenance", "features"),
     ("build", "repeat", "steplog"),
     ("start", "evaluation"),
     ("train", "serve", "connectivity"),

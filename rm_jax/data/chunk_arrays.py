@@ -148,15 +148,15 @@ def labels(
     data: TokenSet,
     items: Sequence[Item],
     chunk: Chunk,
+    e: int,
     k: int,
     steps: bool = False,
 ) -> Labels:
-    """Labels of a chunk, padded to rows x slots examples and k responses.
+    """Labels of a chunk, padded to e examples and k responses.
 
     With `steps` there are as many steps a response as slots a row, else none.
     """
-    p = chunk.shape.slots if steps else 0
-    e, n = chunk.shape.rows * chunk.shape.slots, len(chunk.items)
+    p, n = chunk.shape.slots if steps else 0, len(chunk.items)
     example = np.array([items[i].example for i in chunk.items])
     order = np.array([j for i in chunk.items for j in items[i].order])
     count, branch, response = data.responses(example)

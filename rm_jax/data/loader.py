@@ -16,7 +16,7 @@ from jaxtyping import Float
 from rm_jax.data import chunk_arrays, pack
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.order import Order, of_one
-from rm_jax.types import Labels, PackedBatch
+from rm_jax.types import Labels, Rows
 
 
 class StepBatch(NamedTuple):
@@ -32,7 +32,7 @@ class StepBatch(NamedTuple):
       size: tokens with padding: rows x length of every chunk.
     """
 
-    chunks: tuple[tuple[PackedBatch, Labels], ...]
+    chunks: tuple[tuple[Rows, Labels], ...]
     shapes: tuple[pack.Shape, ...]
     weight: float | Float[np.ndarray, "m"]
     examples: int
@@ -57,7 +57,12 @@ class Loader:
       layout: "packed" or "padded".
       rows: rows of a shape that this host holds; all of them by default.
       steps: whether the end of each step of a response is scored, too.
+
+    Attributes:
+      unit: what `StepBatch.tokens` counts.
     """
+
+    unit = "tokens"
 
     def __init__(
         self,
@@ -130,16 +135,15 @@ class Loader:
                 items.append(pack.Item(i, order[::-1] if backwards else order))
             yield self._batch(items)
 
+    def fill(self, items: Sequence[pack.Item], chunk: pack.Chunk) -> Rows:
+        """What the model reads of a chunk: this host's rows."""
+        return chunk_arrays.fill(
+            self.data, items, chunk, self.rows(chunk.shape), self.steps
+        )
+
     def _batch(self, items: list[pack.Item]) -> StepBatch:
         chunks = self.layout(items)
-        data, k, steps = self.data, self.data.max_responses, self.steps
-        filled = tuple(
-            (
-                chunk_arrays.fill(data, items, c, self.rows(c.shape), steps),
-                chunk_arrays.labels(data, items, c, k, steps),
-            )
-            for c in chunks
-        )
+        filled = tuple(self._filled(items, chunk) for chunk in chunks)
         return StepBatch(
             chunks=filled,
             shapes=tuple(c.shape for c in chunks),
@@ -149,6 +153,13 @@ class Loader:
             tokens=sum(c.tokens for c in chunks),
             size=sum(c.shape.rows * c.shape.length for c in chunks),
         )
+
+    def _filled(
+        self, items: Sequence[pack.Item], chunk: pack.Chunk
+    ) -> tuple[Rows, Labels]:
+        rows, k = self.fill(items, chunk), self.data.max_responses
+        e = chunk.shape.rows * rows.examples_per_row
+        return rows, chunk_arrays.labels(self.data, items, chunk, e, k, self.steps)
 
 
 def prefetch(

@@ -12,10 +12,10 @@ import numpy as np
 
 from rm_jax.data.loader import Loader, StepBatch
 from rm_jax.data.relabel import Relabel, relabel
-from rm_jax.types import Labels, PackedBatch
+from rm_jax.types import FeatureBatch, Labels, PackedBatch, Rows
 
-Chunk = tuple[PackedBatch, Labels]
-T = TypeVar("T", PackedBatch, Labels)
+Chunk = tuple[Rows, Labels]
+T = TypeVar("T", PackedBatch, FeatureBatch, Labels)
 
 
 class Training:
@@ -36,6 +36,11 @@ class Training:
     def epoch(self) -> int:
         """Examples of an epoch."""
         return self.loaders[0].order.epoch
+
+    @property
+    def unit(self) -> str:
+        """What `StepBatch.tokens` counts."""
+        return self.loaders[0].unit
 
     def batch_at(self, step: int) -> StepBatch:
         """The batch of a step, pure in (seeds, step); `weight` is [m] with members."""

@@ -10,7 +10,7 @@ from rm_jax.data.loader import Loader
 from rm_jax.evals import reducers
 from rm_jax.evals.steps import StepTable
 from rm_jax.evals.table import ScoreTable
-from rm_jax.types import Labels, PackedBatch
+from rm_jax.types import Labels, Rows
 
 
 class Scored(NamedTuple):
@@ -29,7 +29,7 @@ class Scored(NamedTuple):
 
 # (batch, labels) of one chunk -> scores on the host: [e k], or with those of steps, or
 # [m e k] of m members
-ScoreFn = Callable[[PackedBatch, Labels], Float[np.ndarray, "*m e k"] | Scored]
+ScoreFn = Callable[[Rows, Labels], Float[np.ndarray, "*m e k"] | Scored]
 
 
 def score_table(

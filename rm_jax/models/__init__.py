@@ -11,14 +11,15 @@ import numpy as np
 from rm_jax.models import given, heads, lora
 from rm_jax.models.arch import ArchConfig, decoder, frozen
 from rm_jax.models.given import of_init
-from rm_jax.models.reward import RewardModel
-from rm_jax.types import PackedBatch, RewardOutput
+from rm_jax.models.reward import RewardModel, score
+from rm_jax.types import FeatureBatch, PackedBatch, RewardOutput
 
 __all__ = [
     "ARCHS",
     "ArchConfig",
     "RewardModel",
     "functions",
+    "head_functions",
     "heads",
     "lora",
     "make_arch",
@@ -137,6 +138,31 @@ def functions(
             token_logp=token_logp and train,
             reference_logp=reference_logp,
             rngs=dict(zip(("dropout", "head"), keys, strict=True)) if train else None,
+        )
+
+    return init, apply
+
+
+def head_functions(
+    arch: ArchConfig,
+) -> tuple[Callable[[jax.Array], Any], Callable[..., RewardOutput]]:
+    """The head of a model as two pure functions; it reads features, not tokens.
+
+    As `functions`, and with the same draws: the head that init gives is that of the
+    whole model of the same key, and apply takes a FeatureBatch.
+    """
+    whole, _ = functions(arch)
+    # What is not used of the whole model is traced only.
+    init = lambda key: {"head": whole(key)["head"]}
+
+    def apply(params, batch: FeatureBatch, examples, responses, keys,
+              reference_logp=None):  # fmt: skip
+        prompts = batch.prompts if batch.prompts.shape[-1] else None
+        pooled = heads.Pooled(batch.responses, prompts, batch.lengths)
+        key = None if keys is None else keys[1]
+        size = examples, responses
+        return score(
+            params["head"], pooled, batch, *size, arch, key, None, reference_logp
         )
 
     return init, apply

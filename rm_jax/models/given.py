@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from rm_jax import store
+from rm_jax.limits import FOREIGN
 from rm_jax.models import hf
 from rm_jax.models.arch import RUNTIME, ArchConfig, from_json, without_head
 from rm_jax.weights.source import open_source
-
-FOREIGN = ("hf:", "gguf:", "llama2c:")  # begin a config.model.init of other weights
 
 
 def of_init(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConfig:
     """The trunk of what `config.model.init` names: another's weights, or a run.
 
-    Only RUNTIME and lm_head are read of config.model's own description of a trunk.
+    Only RUNTIME and lm_head are read of config.model's own description of a trunk;
+    with config.model.features it is the trunk up to that layer.
 
     Raises:
-      ValueError: nothing is named; it has fewer tokens than the tokenizer, or another
-        head of tokens.
+      ValueError: nothing is named; it has fewer tokens than the tokenizer, fewer layers
+        than config.model.features, or another head of tokens.
       WeightsError: weights that cannot be taken.
     """
     init = named(model)[0]
@@ -45,6 +45,13 @@ def of_init(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConf
             f"{init!r} is {trunk.lm_head!r}: set it to that, or to 'none'"
         )
     own = {name: model[name] for name in RUNTIME}
+    if model["features"] > trunk.n_layers:
+        raise ValueError(
+            f"config.model.features = {model['features']}, but the trunk of "
+            f"config.model.init = {init!r} has {trunk.n_layers} layers"
+        )
+    if model["features"]:
+        own["n_layers"] = model["features"]
     return dataclasses.replace(trunk, pooling=pooling, lm_head=wanted, **own)
 
 

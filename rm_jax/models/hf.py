@@ -515,6 +515,18 @@ def rules(config: Config, arch: ArchConfig, ours: Sequence[str]) -> tuple[Rule, 
     return tuple(out)
 
 
+def layers_beyond(config: Config, arch: ArchConfig) -> set[str]:
+    """Tensors of the layers that `arch`, the lowest layers of a model, leaves out."""
+    whole = family(config).fields(config)["n_layers"]
+    return {
+        name.replace("{i}", str(i))
+        for rule in family(config).rules
+        for name in rule.theirs
+        for i in range(arch.n_layers, whole)
+        if "{i}" in name
+    }
+
+
 def is_ignored(config: Config, name: str) -> bool:
     """Whether a tensor of theirs holds no parameter of a trunk."""
     return any(re.search(pattern, name) for pattern in family(config).ignored)

@@ -4,14 +4,17 @@ The score has no bias: under a pairwise loss its gradient is zero, and Adam woul
 its rounding noise into full steps.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from rm_jax.models import heads
+from rm_jax.models.arch import ArchConfig
 from rm_jax.models.transformer import Trunk, take
-from rm_jax.types import PackedBatch, RewardOutput
+from rm_jax.types import FeatureBatch, PackedBatch, RewardOutput
 
 LOGP_BLOCK = 128  # tokens whose logits exist at one time, a row
 
@@ -62,13 +65,6 @@ class RewardModel(Trunk):
         lengths = jnp.sum(same_response(batch), axis=-1)
         params = self.param("head", head.init, a) if head.init else None
         key = self.make_rng("head") if train else None
-        slots = head.apply(params, heads.Pooled(response, prompt, lengths), a, key)
-        outputs = {
-            n: (scatter_steps if n in head.steps else scatter)(
-                v, batch, examples, responses
-            )
-            for n, v in slots.items()
-        }
         logp = None
         if a.lm_head == "untied":
             init = nn.initializers.normal(a.d_model**-0.5)
@@ -89,12 +85,48 @@ class RewardModel(Trunk):
                 examples,
                 responses,
             )
-        if head.combine is not None:
-            present = scatter(jnp.ones(batch.slots.shape), batch, examples, responses)
-            of = heads.Responses(present > 0, logp, reference_logp)
-            outputs = head.combine(outputs, of, a)
-        scores = outputs.pop("scores")
-        return RewardOutput(scores, outputs, logp)
+        pooled = heads.Pooled(response, prompt, lengths)
+        size = examples, responses
+        return score(params, pooled, batch, *size, a, key, logp, reference_logp)
+
+
+def score(
+    params: Any,
+    pooled: heads.Pooled,
+    batch: PackedBatch | FeatureBatch,
+    examples: int,
+    responses: int,
+    arch: ArchConfig,
+    key: Array | None,
+    logp: Float[Array, "e k"] | None = None,
+    reference_logp: Float[Array, "e k"] | None = None,
+) -> RewardOutput:
+    """What the head makes of pooled vectors.
+
+    Args:
+      params: of the head.
+      pooled: what it sees of each slot.
+      batch: says whose each slot is.
+      examples, responses: as of RewardModel.
+      arch: of the model.
+      key: of the head's draws in training; None is an evaluation.
+      logp: log p of each response, where it is asked for.
+      reference_logp: of the labels.
+    """
+    head = heads.find(arch.head)
+    outputs = {
+        n: (scatter_steps if n in head.steps else scatter)(
+            v, batch, examples, responses
+        )
+        for n, v in head.apply(params, pooled, arch, key).items()
+    }
+    if head.combine is not None:
+        there = jnp.ones(batch.slot_ids.shape[:2])
+        present = scatter(there, batch, examples, responses)
+        of = heads.Responses(present > 0, logp, reference_logp)
+        outputs = head.combine(outputs, of, arch)
+    scores = outputs.pop("scores")
+    return RewardOutput(scores, outputs, logp)
 
 
 def same_response(batch: PackedBatch) -> Float[Array, "b s t"]:
@@ -134,7 +166,10 @@ def prompt_ends(batch: PackedBatch) -> Int[Array, "b s"]:
 
 
 def scatter(
-    values: Float[Array, "b s *n"], batch: PackedBatch, examples: int, responses: int
+    values: Float[Array, "b s *n"],
+    batch: PackedBatch | FeatureBatch,
+    examples: int,
+    responses: int,
 ) -> Float[Array, "e k *n"]:
     """Values at the ends of responses to their (example, response); 0 without one."""
     e, k, step = (batch.slot_ids[..., i] for i in range(3))
@@ -143,14 +178,17 @@ def scatter(
 
 
 def scatter_steps(
-    values: Float[Array, "b s *n"], batch: PackedBatch, examples: int, responses: int
+    values: Float[Array, "b s *n"],
+    batch: PackedBatch | FeatureBatch,
+    examples: int,
+    responses: int,
 ) -> Float[Array, "e k p *n"]:
     """Values at the ends of steps to their (example, response, step); 0 without one.
 
     p is s: all the steps of a response are in one row.
     """
     e, k, step = (batch.slot_ids[..., i] for i in range(3))
-    p = batch.slots.shape[1]
+    p = batch.slot_ids.shape[1]
     at = (e * responses + k) * p + step - 1
     found = _scatter(values, at, step > 0, examples * responses * p)
     return found.reshape(examples, responses, p, *values.shape[2:])

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rm_jax import config as config_module
-from rm_jax import losses, models, sharding, store, together
+from rm_jax import features, losses, models, rundir, sharding, store, together
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.data import cache, datasets, pack
 from rm_jax.data.contract import Contract, Encoder
@@ -96,6 +96,8 @@ class Scorer:
         self.mesh = sharding.make_mesh(
             dict.fromkeys(sharding.AXES, 1), jax.devices()[:1]
         )
+        if self.config.model.features:
+            self._add_trunk()
         one = jax.tree.map(lambda _: sharding.replicated(self.mesh), self.params)
         self._head = models.heads.find(self.arch.head)
         self._of_steps = bool(self._head.steps)
@@ -109,6 +111,15 @@ class Scorer:
                 "leave them open: train with config.loss.regularizers.center, or use "
                 'the reducer "mean"'
             )
+
+    def _add_trunk(self) -> None:
+        """What was trained is a head on features: the trunk is in model.init."""
+        sha256 = rundir.run_json(self.run)["weights"]["sha256"]
+        self.params = features.whole(
+            self.config, self.arch, self.params, self.mesh, sha256
+        )
+        if self.members:
+            self.members = self.members._replace(share="trunk")
 
     def __str__(self) -> str:
         return f"{self.run} step {self.step}{self._choice}"

@@ -46,15 +46,16 @@ def open_folder(folder: str, where: str) -> Source:
                 "is never run: take one whose architecture transformers has"
             )
     if INDEX in names:
-        tensors = _sharded(folder)
+        tensors, files = _sharded(folder)
     elif ONE in names:
         path = _inside(folder, ONE)
         tensors = {name: _tensor(path, name, *at) for name, at in _header(path).items()}
+        files = (path,)
     else:
         raise WeightsError(_nothing(folder, names))
     tokenizer = functools.partial(_tokenizer, folder)
     has = "tokenizer.json" in names or extra in names
-    return Source(where, config, tensors, tokenizer if has else None)
+    return Source(where, config, tensors, tokenizer if has else None, files)
 
 
 def _object(folder: str, name: str) -> dict[str, Any]:
@@ -79,17 +80,21 @@ def _nothing(folder: str, names: Iterable[str]) -> str:
     )
 
 
-def _sharded(folder: str) -> dict[str, Tensor]:
-    """Tensors of the shards; what they hold and what the index says must be one."""
+def _sharded(folder: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Tensors of the shards; what they hold and what the index says must be one.
+
+    Beside them the shards' paths.
+    """
     path = store.join(folder, INDEX)
     shards = _object(folder, INDEX).get("weight_map")
     if not isinstance(shards, dict) or not all(
         isinstance(file, str) for file in shards.values()
     ):
         raise WeightsError(f"{path}: want weight_map, from tensors to file names")
-    found, owner = {}, {}
+    found, owner, files = {}, {}, []
     for file in sorted(set(shards.values())):
         shard = _inside(folder, file)
+        files.append(shard)
         for name, at in _header(shard).items():
             if name in owner:
                 raise WeightsError(
@@ -101,7 +106,7 @@ def _sharded(folder: str) -> dict[str, Tensor]:
         if owner.get(name) != shards.get(name):
             there, said = owner.get(name, "no shard"), shards.get(name, "no shard")
             raise WeightsError(f"{path}: tensor {name} is in {there}, not in {said}")
-    return found
+    return found, tuple(files)
 
 
 def _inside(folder: str, file: str) -> str:

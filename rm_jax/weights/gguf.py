@@ -105,7 +105,7 @@ def open_gguf(path: str, where: str) -> Source:
         tensors[hf_name(path, name)] = _tensor(path, name, *span, turned)
     tokenizer = functools.partial(_tokenizer, path, values)
     has = "tokenizer.ggml.tokens" in values
-    return Source(where, config, tensors, tokenizer if has else None)
+    return Source(where, config, tensors, tokenizer if has else None, (path,))
 
 
 def hf_name(path: str, name: str) -> str:

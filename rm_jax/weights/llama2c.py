@@ -79,7 +79,7 @@ def open_bin(path: str, tokens: str | None, where: str) -> Source:
         "pad_token_id": None,
     }
     read = functools.partial(_tokenizer, tokens, abs(sizes.vocab_size), sizes.seq_len)
-    return Source(where, config, tensors, read if tokens else None)
+    return Source(where, config, tensors, read if tokens else None, (path,))
 
 
 def tokenizer_beside(path: str) -> str | None:

@@ -4,6 +4,8 @@
 array([1., 1.])
 """
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,12 +44,23 @@ class Source(NamedTuple):
       config: config.json of Hugging Face, or the same words made from another format.
       tensors: by their names in Hugging Face; matrices are [out, in].
       tokenizer: reads the tokenizer with its chat template; None when there is none.
+      files: local paths of what the tensors are read from.
     """
 
     where: str
     config: dict[str, Any]
     tensors: Mapping[str, Tensor]
     tokenizer: Callable[[], "PreTrainedTokenizerFast"] | None
+    files: tuple[str, ...] = ()
+
+    def sha256(self) -> str:
+        """Of the content of its files, in the order of their names."""
+        digest = hashlib.sha256()
+        for path in sorted(self.files, key=os.path.basename):
+            with open(path, "rb") as file:
+                one = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{os.path.basename(path)} {one}\n".encode())
+        return digest.hexdigest()
 
 
 def finite(array: np.ndarray, name: str, path: str) -> np.ndarray:
