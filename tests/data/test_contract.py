@@ -290,7 +290,8 @@ def test_response_that_the_generation_prompt_does_not_open():
         (CHATML.replace("assistant\\n' }}", "assistant\\n<think>' }}"), "start with"),
         (CHATML.replace("+ m.content | trim ", ""), "does not print"),
         ("{{ raise_exception('never') }}", "never"),
-        ("{% for %}", "is no Jinja: TemplateSyntaxError"),
+        ("{% for %}", "fails on messages of user"),
+        ("{% for strftime_now %}", "is no Jinja: TemplateSyntaxError"),
     ],
 )
 def test_templates_that_cannot_be_used(tmp_path, template, say):

@@ -2,10 +2,13 @@
 
 import dataclasses
 import datetime
+import functools
 import types
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from rm_jax import limits
 from rm_jax.config import load, validate
@@ -20,7 +23,7 @@ from rm_jax.export.folder import _pad
 BYTE = build_tokenizer("byte")
 CONFIG = {
     "tokenizer": "byte", "template": "tokenizer", "date": "", "bos": "one",
-    "eos": "template", "max_length": 4000, "max_response": 2000,
+    "eos": "template", "max_length": 40_000, "max_response": 20_000,
     "truncation_side": "left", "over_long": "error", "pooling": "last",
 }  # fmt: skip
 TURNS = (
@@ -258,26 +261,36 @@ TALKS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def real(real_tokenizer):
+    """A tokenizer and the encoder of its own template, by name."""
+
+    @functools.cache
+    def make(name):
+        tokenizer = real_tokenizer(name)
+        return tokenizer, of(tokenizer)
+
+    return make
+
+
 def of(tokenizer, **changes) -> Encoder:
-    return encoder(
-        tokenizer, bos="none" if tokenizer.bos_token is None else "one", **changes
-    )
+    bos = "none" if tokenizer.bos_token is None else "one"
+    return encoder(tokenizer, bos=bos, **changes)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("talk", TALKS)
-def test_same_ids_as_transformers(name, talk, real_tokenizer):
-    tokenizer, messages = real_tokenizer(name), TALKS[talk]
-    out = of(tokenizer).encode(record(messages[:-1], messages[-1:]))
+def test_same_ids_as_transformers(name, talk, real):
+    (tokenizer, enc), messages = real(name), TALKS[talk]
+    out = enc.encode(record(messages[:-1], messages[-1:]))
     assert [*out.prompt, *out.responses[0]] == theirs(tokenizer, messages)
     head = theirs(tokenizer, messages[:-1], add_generation_prompt=True)
     assert out.prompt.tolist() == head
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_special_tokens_of_a_message_are_words(name, real_tokenizer):
-    tokenizer = real_tokenizer(name)
-    enc = of(tokenizer, max_length=40_000, max_response=20_000)
+def test_special_tokens_of_a_message_are_words(name, real):
+    tokenizer, enc = real(name)
     special = sorted(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
     names = ["<|eot_id|>", "<|im_end|>", "<|im_start|>", "<|begin_of_text|>"]
     attack = "x" + "".join([*names, *tokenizer.convert_ids_to_tokens(special)]) + "y"
@@ -300,17 +313,18 @@ def test_special_tokens_of_a_message_are_words(name, real_tokenizer):
 
 
 @pytest.mark.parametrize("talk", TALKS)
-def test_llama_3_has_one_bos(talk, real_tokenizer):
-    tokenizer, messages = real_tokenizer("llama3_1"), TALKS[talk]
-    out = of(tokenizer).encode(record(messages[:-1], messages[-1:]))
+def test_llama_3_has_one_bos(talk, real):
+    (tokenizer, enc), messages = real("llama3_1"), TALKS[talk]
+    out = enc.encode(record(messages[:-1], messages[-1:]))
     both = np.concatenate([out.prompt, *out.responses])
     assert np.flatnonzero(both == tokenizer.bos_token_id).tolist() == [0]
     assert tokenizer.bos_token == "<|begin_of_text|>"
 
 
-def test_a_dated_template_on_llama_3(real_tokenizer, at):
-    tokenizer = real_tokenizer("llama3_1")
-    tokenizer.chat_template = (
+def test_a_dated_template_on_llama_3(real, at, tmp_path):
+    tokenizer, _ = real("llama3_1")
+    path = tmp_path / "dated.jinja"
+    path.write_text(
         "{{ bos_token }}{% for m in messages %}"
         "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' }}"
         "{% if loop.first %}{{ 'Today Date: ' + strftime_now('%d %b %Y') + '\\n\\n' }}"
@@ -318,9 +332,9 @@ def test_a_dated_template_on_llama_3(real_tokenizer, at):
         "{% if add_generation_prompt %}"
         "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
     )
-    with pytest.raises(TemplateError, match="reads the clock"):
-        of(tokenizer)
-    enc = of(tokenizer, date="2024-07-26")
+    with pytest.raises(ContractError, match="reads the clock"):
+        of(tokenizer, template=str(path))
+    enc = of(tokenizer, template=str(path), date="2024-07-26")
     messages, found = TALKS["all"], []
     for moment in CLOCKS:
         at(moment)
@@ -332,10 +346,9 @@ def test_a_dated_template_on_llama_3(real_tokenizer, at):
     assert "Today Date: 26 Jul 2024\n\nYou are terse." in enc.decode(found[0])
 
 
-def test_qwen_3_thinks_in_the_response_alone(real_tokenizer):
+def test_qwen_3_thinks_in_the_response_alone(real):
     """An empty block of thoughts stands in the last answer, and in no earlier one."""
-    tokenizer = real_tokenizer("qwen3")
-    enc = of(tokenizer)
+    tokenizer, enc = real("qwen3")
     before = [
         ("user", "1?"),
         ("assistant", "<think>\nHm.\n</think>\n\n1."),
@@ -354,27 +367,49 @@ def test_qwen_3_thinks_in_the_response_alone(real_tokenizer):
     assert [*out.prompt, *out.responses[1]] == theirs(tokenizer, thought)
 
 
-def test_qwen_3_does_not_go_on_after_an_answer(real_tokenizer):
-    enc = of(real_tokenizer("qwen3"))
+def test_qwen_3_does_not_go_on_after_an_answer(real):
+    _, enc = real("qwen3")
     say = "record r1, response 0: .*'<think>.*a turn must be printed alike whatever"
     with pytest.raises(TemplateError, match=say):
         enc.encode(record([("user", "q"), ("assistant", "a")], "b"))
+
+
+# The token that pads an export
+
+
+def pad_of(tokenizer, enc) -> str:
+    scorer = types.SimpleNamespace(
+        tokenizer=tokenizer, contract=enc.contract, encoder=lambda: enc
+    )
+    pad = _pad(scorer)
+    assert tokenizer.convert_tokens_to_ids(pad) < enc.vocab_size  # no resize
+    assert pad not in (tokenizer.eos_token, tokenizer.bos_token)
+    return pad
 
 
 @pytest.mark.parametrize(
     ("name", "pad"),
     [
         ("qwen3", "<|endoftext|>"),
-        ("llama3_1", "<|finetune_right_pad_id|>"),
+        # This package has the special tokens of Llama 3.0, which has no pad.
+        ("llama3_1", "<|reserved_special_token_0|>"),
         ("smollm2", "<|endoftext|>"),
     ],
 )
-def test_an_export_pads_with_a_token_that_ends_nothing(name, pad, real_tokenizer):
-    tokenizer = real_tokenizer(name)
-    enc = of(tokenizer)
-    scorer = types.SimpleNamespace(
-        tokenizer=tokenizer, contract=enc.contract, encoder=lambda: enc
+def test_an_export_pads_with_a_token_that_ends_nothing(name, pad, real):
+    assert pad_of(*real(name)) == pad
+
+
+def test_an_export_of_llama_3_1_pads_with_its_own(real):
+    tokenizer, _ = real("llama3_1")
+    theirs = "<|finetune_right_pad_id|>"  # what 3.1 calls 128004, reserved in 3.0
+    text = tokenizer.backend_tokenizer.to_str()
+    text = text.replace("<|reserved_special_token_2|>", theirs)
+    named = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(text),
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        chat_template=tokenizer.chat_template,
     )
-    assert _pad(scorer) == pad
-    assert tokenizer.convert_tokens_to_ids(pad) < enc.vocab_size
-    assert pad not in (tokenizer.eos_token, tokenizer.bos_token)
+    assert pad_of(named, of(named)) == theirs
+    assert named.convert_tokens_to_ids(theirs) == 128004
