@@ -224,6 +224,13 @@ def test_a_template_file_is_frozen_too(tmp_path):
     assert enc.contract.template == pinned(DATED, "2024-07-26")
 
 
+def test_a_clock_in_a_block_is_refused():
+    text = "{% block day %}{{ strftime_now('%Y') }}{% endblock %}" + TURNS
+    for date in ("", "2024-07-26"):
+        with pytest.raises(TemplateError, match=r"in a \{% block %\}"):
+            encoder(with_template(text), date=date)
+
+
 def test_a_contract_with_a_clock_is_refused():
     contract = make_contract(CONFIG, BYTE)
     sha = sha256_text(SELDOM)
