@@ -74,6 +74,9 @@ def get_config(arg: str = "") -> ConfigDict:
     # folder or hub id of a transformers tokenizer, or "init": that of model.init.
     c.contract.tokenizer = "word"
     c.contract.template = "tokenizer"  # the tokenizer's own, or a path to a .jinja file
+    # Shown as today's date by a template that prints it, e.g. "2024-07-26"; "" refuses
+    # such a template, for its scores would change from day to day.
+    c.contract.date = ""
     c.contract.bos = "one"  # exactly one, asserted; or "none"
     c.contract.eos = "template"  # whatever the template does; or "append"
     c.contract.max_length = 256  # tokens of prompt + one response

@@ -7,6 +7,7 @@ Duration(amount=3.0, unit='epochs')
 """
 
 import dataclasses
+import datetime
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -221,9 +222,22 @@ def _check_values(v: Mapping[str, Any]) -> None:
         if not 0 <= v[key] < 1:
             raise ConfigError(f"config.{key} = {v[key]}: must be 0 or more, below 1")
     parse_span(v["train.profile"])
+    _check_date("contract.date", v["contract.date"])
     for key in (k for k in v if k.endswith("_seed")):
         if not 0 <= v[key] < 2**31:
             raise ConfigError(f"config.{key} = {v[key]}: must be in [0, 2^31)")
+
+
+def _check_date(key: str, value: str) -> None:
+    try:  # fromisoformat also takes weeks, and dates without signs between
+        ok = not value or datetime.date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        ok = False
+    if not ok:
+        raise ConfigError(
+            f"config.{key} = {value!r:.200}: want year, month and day, e.g. "
+            '"2024-07-26", or ""'
+        )
 
 
 def _check_range(key: str, value: float, what: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rm_jax import schemas, store
+from rm_jax.data.clock import pinned
 from rm_jax.data.schema import Record
 from rm_jax.data.templates import ChatTemplate, Tokens
 from rm_jax.data.terms import (
@@ -39,18 +40,20 @@ def make_contract(
     """The contract that config.contract asks for.
 
     Args:
-      config: tokenizer, template ("tokenizer" or the path of a Jinja file), bos, eos,
-        max_length, max_response, truncation_side, over_long, pooling.
+      config: tokenizer, template ("tokenizer" or the path of a Jinja file), date (that
+        a template shows as today's, or ""), bos, eos, max_length, max_response,
+        truncation_side, over_long, pooling.
       tokenizer: what `config["tokenizer"]` names, built.
 
     Raises:
-      ContractError: a value out of range, a template file that cannot be used, or a
-        tokenizer without template.
+      ContractError: a value out of range, a template file that cannot be used, a
+        tokenizer without template, or a date that the template never shows.
     """
     if config["template"] == "tokenizer":
-        template = _own_template(config["tokenizer"], tokenizer)
+        own = _own_template(config["tokenizer"], tokenizer)
+        template = pinned(own, config["date"])
     else:
-        template = _template_of_file(config["template"], tokenizer)
+        template = _template_of_file(config["template"], config["date"], tokenizer)
     return Contract(
         schema_version=schemas.VERSIONS["contract.json"],
         tokenizer_sha=tokenizer_sha(tokenizer),
@@ -72,10 +75,12 @@ def _own_template(spec: str, tokenizer: "PreTrainedTokenizerFast") -> str:
     )
 
 
-def _template_of_file(path: str, tokenizer: "PreTrainedTokenizerFast") -> str:
-    """The text of a template file, tried while its name is still known."""
+def _template_of_file(
+    path: str, date: str, tokenizer: "PreTrainedTokenizerFast"
+) -> str:
+    """The text of a template file, pinned, and tried while its name is still known."""
     try:
-        text = store.read_text(path)
+        text = pinned(store.read_text(path), date)
         ChatTemplate(text, tokenizer)
     except (OSError, ValueError) as error:
         why = str(error).removeprefix(f"{path}: ")

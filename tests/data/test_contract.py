@@ -27,6 +27,7 @@ PAD, BOS, SYSTEM, USER, ASSISTANT, TOOL, END, UNK = range(8)
 CONFIG = {
     "tokenizer": "byte",
     "template": "tokenizer",
+    "date": "",
     "bos": "one",
     "eos": "template",
     "max_length": 256,
@@ -290,6 +291,7 @@ def test_response_that_the_generation_prompt_does_not_open():
         (CHATML.replace("+ m.content | trim ", ""), "does not print"),
         ("{{ raise_exception('never') }}", "never"),
         ("{% for %}", "fails on messages of user"),
+        ("{% for strftime_now %}", "is no Jinja: TemplateSyntaxError"),
     ],
 )
 def test_templates_that_cannot_be_used(tmp_path, template, say):

@@ -18,9 +18,9 @@ from rm_jax.data.tokenizers import build_tokenizer
 
 SHAPES = pack.shapes((16, 32, 64), 576, 2)
 CONFIG = {
-    "tokenizer": "byte", "template": "tokenizer", "bos": "one", "eos": "template",
-    "max_length": 400, "max_response": 300, "truncation_side": "left",
-    "over_long": "truncate", "pooling": "last",
+    "tokenizer": "byte", "template": "tokenizer", "date": "", "bos": "one",
+    "eos": "template", "max_length": 400, "max_response": 300,
+    "truncation_side": "left", "over_long": "truncate", "pooling": "last",
 }  # fmt: skip
 
 
