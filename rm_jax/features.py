@@ -236,8 +236,8 @@ def whole(config: Any, arch: ArchConfig, params: Any, mesh: Mesh, sha256: str) -
 
 def of_config(
     config: Any, layers: Sequence[int], say: Callable[[str], None]
-) -> dict[str, dict[int, FeatureSet]]:
-    """`rm-jax features`: set -> layer -> features of every set of a config.
+) -> tuple[datasets.Data, dict[str, dict[int, FeatureSet]]]:
+    """The sets of a config, and their features: set -> layer -> FeatureSet.
 
     Args:
       config: as of a run; config.model.features is not read.
@@ -262,4 +262,5 @@ def of_config(
     )
     trunk = Trunk(config, arch, mesh, say)
     sets = {"train": data.train, **data.evals}
-    return {name: trunk.of_layers(tokens, layers) for name, tokens in sets.items()}
+    found = {name: trunk.of_layers(tokens, layers) for name, tokens in sets.items()}
+    return data, found

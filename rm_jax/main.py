@@ -435,7 +435,8 @@ def _features(words: list[str]) -> None:
         config_module.override(config, key, value)
     compiles.use_cache(config.train.compile_cache)
     say = lambda line: print(line, file=sys.stderr, flush=True)
-    for name, found in features.of_config(config, [*map(int, layers)], say).items():
+    _, sets = features.of_config(config, [*map(int, layers)], say)
+    for name, found in sets.items():
         for layer, of in found.items():
             print(
                 f"{name}: layer {layer}, {of.meta['examples']} examples, "

@@ -83,7 +83,7 @@ CASES = {
     "mlp": {"model__head__name": "mlp", "model__head__dropout": 0.0},
     "lengths": {
         "model__head__name": "odin",
-        "loss__regularizers": "{'odin': {'weight': 1.0}}",
+        "loss__regularizers": {"odin": {"weight": 1.0}},
     },
     "rivals": {"model__head__name": "pair"},
     "members": {"members__count": 2},
@@ -156,7 +156,7 @@ def test_one_pass_gives_every_layer(config, tmp_path, rm_jax, monkeypatch, weigh
     train(own, tmp_path / "one")
     c = config(data__cache_dir=str(tmp_path / "b"))
     said = []
-    found = features.of_config(c, [3, 1], said.append)
+    _, found = features.of_config(c, [3, 1], said.append)
     passes = [line for line in said if "tokens through the first 3 layers" in line]
     assert found.keys() == {"train", "valid"} and len(passes) == 2
     single = sorted((tmp_path / "a" / "features").glob("*/vectors.array_record"))
@@ -277,7 +277,7 @@ def test_it_goes_on_where_it_stopped(config, tmp_path):
 
 def test_bfloat16_is_kept_as_it_is(config, tmp_path):
     c = config(model__dtype="bfloat16", data__cache_dir=str(tmp_path))
-    found = features.of_config(c, [2], print)["valid"][2]
+    found = features.of_config(c, [2], print)[1]["valid"][2]
     assert found.meta["dtype"] == "bfloat16"
     (own,) = found.read(np.array([3]))
     assert own.dtype == ml_dtypes.bfloat16 and np.std(own.astype(np.float32)) > 0.1
@@ -376,7 +376,7 @@ def test_the_trunk_may_be_sharded(make, weights, tmp_path, monkeypatch):
     import tiny
 
     base = FROZEN | {"model__init": weights}
-    of = lambda **more: features.of_config(make(**base, **more), [3], print)
+    of = lambda **more: features.of_config(make(**base, **more), [3], print)[1]
     one = of(data__cache_dir=str(tmp_path / "1"))
     monkeypatch.setattr("rm_jax.sharding.make_mesh", tiny.REAL_MESH)
     mesh = {"mesh__fsdp": 2, "mesh__data": 2, "mesh__tensor": 2}

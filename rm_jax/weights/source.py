@@ -6,6 +6,7 @@ source.config["hidden_size"], source.tensors["model.norm.weight"].read()
 
 import atexit
 import contextlib
+import functools
 import os
 import re
 
@@ -48,7 +49,17 @@ def open_source(spec: str) -> Source:
     if kind == "llama2c":  # before the copy: the tokenizer lies beside it
         tokens = llama2c.tokenizer_beside(path)
         return llama2c.open_bin(_local(path), tokens and _local(tokens), spec)
-    return (folder.open_folder if kind == "hf" else gguf.open_gguf)(_local(path), spec)
+    if kind == "hf":
+        return folder.open_folder(_local(path), spec)
+    local = _local(path)
+    stat = os.stat(local)
+    return _opened_gguf(local, spec, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened_gguf(path: str, spec: str, size: int, changed: int) -> Source:
+    """Of a file of this size and date, whose metadata take seconds to read."""
+    return gguf.open_gguf(path, spec)
 
 
 def _local(path: str) -> str:
