@@ -25,6 +25,7 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax average RUN RUN ... --to DIR
   rm-jax export  --checkpoint RUN --to DIR
   rm-jax verify  DIR --peer hf|vllm|URL
+  rm-jax features --config FILE[:ARG] --layers A,B,...
   rm-jax inspect RUN --step N
   rm-jax diff    RUN_A RUN_B
   rm-jax data prepare   --data SPEC --out DIR
