@@ -8,8 +8,10 @@ import ml_dtypes
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tinymodel
 from safetensors.numpy import load_file, save_file
 from tiny import WORLD, arrays, lines, train
+from tinymodel import LAYERS
 
 import rm_jax as package
 from rm_jax import features
@@ -24,13 +26,6 @@ from rm_jax.manifest import named
 from rm_jax.members import take
 
 pytestmark = pytest.mark.usefixtures("one_device")
-LAYERS = 4
-CONFIG = {
-    "model_type": "llama", "vocab_size": 1024, "hidden_size": 8, "head_dim": 4,
-    "intermediate_size": 12, "num_hidden_layers": LAYERS, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
-    "tie_word_embeddings": True,
-}  # fmt: skip
 FROZEN = {
     "model__arch": "init",
     "model__dropout": 0.0,
@@ -44,25 +39,7 @@ FROZEN = {
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A model folder of random numbers, as config.model.init names it."""
-    folder, rng = tmp_path_factory.mktemp("model"), np.random.default_rng(0)
-    draw = lambda *n: (rng.standard_normal(n) * n[-1] ** -0.5).astype(np.float32)
-    tensors = {"model.embed_tokens.weight": draw(1024, 8), "model.norm.weight": draw(8)}
-    for i in range(LAYERS):
-        at = f"model.layers.{i}"
-        tensors |= {
-            f"{at}.self_attn.q_proj.weight": draw(8, 8),
-            f"{at}.self_attn.k_proj.weight": draw(4, 8),
-            f"{at}.self_attn.v_proj.weight": draw(4, 8),
-            f"{at}.self_attn.o_proj.weight": draw(8, 8),
-            f"{at}.mlp.gate_proj.weight": draw(12, 8),
-            f"{at}.mlp.up_proj.weight": draw(12, 8),
-            f"{at}.mlp.down_proj.weight": draw(8, 12),
-            f"{at}.input_layernorm.weight": draw(8),
-            f"{at}.post_attention_layernorm.weight": draw(8),
-        }
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    return f"hf:{folder}"
+    return tinymodel.write(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
