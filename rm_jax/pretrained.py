@@ -53,6 +53,12 @@ def places(shapes: Mapping[str, Any], arch: ArchConfig) -> dict[str, Place]:
     return out
 
 
+def part(flat: Mapping[str, jax.Array], place: Place) -> jax.Array:
+    """The numbers of one layer."""
+    x = flat[place.path]
+    return x if place.index is None else x[place.index]
+
+
 def load(
     source: Source, arch: ArchConfig, like: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
