@@ -16,6 +16,7 @@ import numpy as np
 from rm_jax import masks
 from rm_jax.models import hf, hf_names
 from rm_jax.models.arch import ArchConfig
+from rm_jax.models.hf_families import Family
 from rm_jax.weights.tensors import Source, WeightsError
 
 # Names of the weight of a head of scores, and of its bias; None has none.
@@ -140,12 +141,12 @@ def _part(x: jax.ShapeDtypeStruct, place: Place) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, x.dtype)
 
 
-def _prefix(source: Source, of: hf.Family) -> str:
+def _prefix(source: Source, of: Family) -> str:
     """Of the trunk's tensors: a model with a head has one, a bare one has none."""
     return of.prefix if any(n.startswith(of.prefix) for n in source.tensors) else ""
 
 
-def _check_names(source: Source, of: hf.Family, wanted: set[str]) -> None:
+def _check_names(source: Source, of: Family, wanted: set[str]) -> None:
     have = set(source.tensors)
     if missing := sorted(wanted - have):
         raise WeightsError(f"{source.where} lacks {_some(missing)}")
