@@ -171,7 +171,7 @@ def _check_shape(source: Source, name: str, want: tuple[int, ...]) -> None:
     types = name.endswith("token_type_embeddings.weight")
     if have[1:] != want[1:] if types else have != want:
         raise WeightsError(
-            f"{source.where}: {name} has shape {list(have)}, config.json wants "
+            f"{source.where}: {name} has shape {list(have)}, its config wants "
             f"{list(want)}"
         )
 

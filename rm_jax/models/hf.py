@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from rm_jax.models import hf_checks
 from rm_jax.models.arch import ArchConfig
 from rm_jax.models.hf_families import FAMILIES, Family
 from rm_jax.models.hf_names import Rule
@@ -20,12 +21,9 @@ def arch_fields(config: Config) -> dict[str, Any]:
     Raises:
       UnknownModel: a model_type or a value that is not computed here; names it.
     """
-    fields = family(config).fields(config)
-    if fields["n_heads"] % fields["n_kv_heads"]:
-        raise UnknownModel(
-            f"config.json: {fields['n_heads']} query heads are no multiple of "
-            f"{fields['n_kv_heads']} key and value heads"
-        )
+    of = family(config)
+    fields = of.fields(hf_checks.checked(config))
+    hf_checks.check_fields(fields)
     return fields
 
 
@@ -36,7 +34,7 @@ def family(config: Config) -> Family:
       UnknownModel: not one of FAMILIES.
     """
     name = config.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UnknownModel(
             f"config.json: model_type = {name!r:.80}; known: {sorted(FAMILIES)}"
         )

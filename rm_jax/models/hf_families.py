@@ -51,7 +51,12 @@ def _llama(config: Config) -> dict[str, Any]:
 
 
 def _mistral(config: Config) -> dict[str, Any]:
-    return _llama(config) | {"windows": (config.get("sliding_window") or 0,)}
+    return _llama(config) | {"windows": (_window(config),)}
+
+
+def _window(config: Config) -> int:
+    """0 where it is null; where nothing is said, what transformers takes then."""
+    return config.get("sliding_window", 4096) or 0
 
 
 def _qwen2(config: Config) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def _gemma2(config: Config) -> dict[str, Any]:
         "logit_cap": float(config.get("final_logit_softcapping") or 0.0),
         **words.tied(config, True),
     }
-    window = config.get("sliding_window") or 0
+    window = _window(config)
     return fields | {"windows": words.windows(config, window, words.every(config, 2))}
 
 

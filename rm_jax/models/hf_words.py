@@ -49,7 +49,7 @@ def only(config: Config, **values: Any) -> None:
 
 def activation(config: Config, key: str, default: str) -> str:
     """The activation that a word names, in our own words."""
-    name = config.get(key) or default
+    name = config.get(key, default)
     if name not in ACTIVATIONS:
         raise UnknownModel(
             f"config.json: {key} = {name!r:.80}; known: {sorted(ACTIVATIONS)}"
