@@ -23,7 +23,7 @@ rm-jax: train, evaluate and look into reward models.
   rm-jax report  RUN, or --root ROOT
   rm-jax score   --checkpoint RUN --input X.jsonl --output Y.jsonl
   rm-jax average RUN RUN ... --to DIR
-  rm-jax export  --checkpoint RUN --to DIR
+  rm-jax export  --checkpoint RUN --to DIR [--adapter]
   rm-jax verify  DIR --peer hf|vllm|URL
   rm-jax features --config FILE[:ARG] --layers A,B,...
   rm-jax inspect RUN --step N
@@ -369,16 +369,24 @@ def _export(words: list[str]) -> None:
     parser.add_argument("--to", type=arguments.path, required=True, help="a new folder")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "bf16"),
         default="float32",
         help="of the weights; default float32",
+    )
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="LoRA and head as a PEFT adapter of model.init's weights, not merged",
     )
     arguments.add_step(parser)
     args = parser.parse_args(words)
     arguments.check_new("--to", args.to)
     from rm_jax.export import export
 
-    for folder in export(args.checkpoint, args.to, args.dtype, args.step):
+    folders = export(
+        args.checkpoint, args.to, args.dtype, args.step, as_adapter=args.adapter
+    )
+    for folder in folders:
         print(f"{folder}: python {store.join(folder, 'verify.py')} checks it")
 
 

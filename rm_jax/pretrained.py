@@ -16,6 +16,7 @@ import numpy as np
 from rm_jax import masks
 from rm_jax.models import hf, hf_names
 from rm_jax.models.arch import ArchConfig
+from rm_jax.models.hf_families import Family
 from rm_jax.weights.tensors import Source, WeightsError
 
 # Names of the weight of a head of scores, and of its bias; None has none.
@@ -51,6 +52,12 @@ def places(shapes: Mapping[str, Any], arch: ArchConfig) -> dict[str, Place]:
         for i, name in enumerate(names):
             out[name] = Place(path, i if stacked else None)
     return out
+
+
+def part(flat: Mapping[str, jax.Array], place: Place) -> jax.Array:
+    """The numbers of one layer."""
+    x = flat[place.path]
+    return x if place.index is None else x[place.index]
 
 
 def load(
@@ -135,13 +142,13 @@ def _part(x: jax.ShapeDtypeStruct, place: Place) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, x.dtype)
 
 
-def _prefix(source: Source, of: hf.Family) -> str:
+def _prefix(source: Source, of: Family) -> str:
     """Of the trunk's tensors: a model with a head has one, a bare one has none."""
     return of.prefix if any(n.startswith(of.prefix) for n in source.tensors) else ""
 
 
 def _check_names(
-    source: Source, of: hf.Family, wanted: set[str], beyond: set[str]
+    source: Source, of: Family, wanted: set[str], beyond: set[str]
 ) -> None:
     """All that is wanted must be there, and nothing that is not known."""
     have = set(source.tensors) - beyond
@@ -168,7 +175,7 @@ def _check_shape(source: Source, name: str, want: tuple[int, ...]) -> None:
     types = name.endswith("token_type_embeddings.weight")
     if have[1:] != want[1:] if types else have != want:
         raise WeightsError(
-            f"{source.where}: {name} has shape {list(have)}, config.json wants "
+            f"{source.where}: {name} has shape {list(have)}, its config wants "
             f"{list(want)}"
         )
 

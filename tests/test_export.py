@@ -15,7 +15,7 @@ from tiny import NO_EVAL, train
 import rm_jax as package
 from rm_jax import models, pretrained
 from rm_jax.export import export
-from rm_jax.export.folder import ExportError
+from rm_jax.export.files import ExportError
 from rm_jax.export.peers import verify
 from rm_jax.manifest import named
 from rm_jax.models import hf, lora

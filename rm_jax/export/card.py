@@ -1,6 +1,5 @@
 """The model card of an exported folder, from what the run says of itself."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from rm_jax import store
@@ -17,11 +16,19 @@ FIGURES = (
 )
 
 
-def card(scorer: Scorer, config: Mapping[str, Any], dtype: str) -> str:
-    """README.md in Markdown: data, figures, intended use, known biases, licence."""
+def card(scorer: Scorer, model_type: str, dtype: str, base: str = "") -> str:
+    """README.md in Markdown: data, figures, intended use, known biases, licence.
+
+    Args:
+      scorer: the run.
+      model_type: of the trunk.
+      dtype: of the weights.
+      base: what the folder is an adapter of; "" is a whole model.
+    """
     arch, run = scorer.arch, scorer.config
     lines = [
         "---",
+        *([f"base_model: {base}", "library_name: peft"] if base else []),
         "pipeline_tag: text-classification",
         "tags: [reward-model, rm_jax]",
         "---",
@@ -29,7 +36,7 @@ def card(scorer: Scorer, config: Mapping[str, Any], dtype: str) -> str:
         f"# {run.name}",
         "",
         f"A reward model: one number for a prompt and a response, {dtype}, of "
-        f"{arch.n_layers} layers of {arch.d_model} ({config['model_type']}). Exported "
+        f"{arch.n_layers} layers of {arch.d_model} ({model_type}). Exported "
         f"by rm_jax from step {scorer.step} of a run.",
         "",
         "## Data",
@@ -50,6 +57,7 @@ def card(scorer: Scorer, config: Mapping[str, Any], dtype: str) -> str:
         "conversation with the tokenizer's chat template, and tokenise it with "
         "`add_special_tokens=False`. `python verify.py` checks the folder.",
         "",
+        *(_loading(base) if base else []),
         f"Longer conversations than {scorer.contract.max_length} tokens were cut in "
         f"training (truncation_side `{scorer.contract.truncation_side}`).",
         "",
@@ -64,6 +72,22 @@ def card(scorer: Scorer, config: Mapping[str, Any], dtype: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _loading(base: str) -> list[str]:
+    return [
+        "The folder holds adapters and the head of scores; the trunk is that of "
+        f"`{base}`. The padding token is the tokenizer's, which the base may not know:",
+        "",
+        "```python",
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+        "base = AutoModelForSequenceClassification.from_pretrained(",
+        f"    {base!r}, num_labels=1, pad_token_id=tokenizer.pad_token_id",
+        ")",
+        "model = PeftModel.from_pretrained(base, FOLDER)",
+        "```",
+        "",
+    ]
 
 
 def _sets(scorer: Scorer) -> dict[str, Any]:

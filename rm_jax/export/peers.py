@@ -11,7 +11,10 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from safetensors import safe_open
+
 from rm_jax import store
+from rm_jax.export import adapter
 
 ATOL = 1e-4  # of float32
 SHARE = 0.05  # of the standard deviation of the scores: of bfloat16
@@ -54,7 +57,8 @@ def verify(folder: str, peer: str, atol: float | None = None) -> Verdict:
 
     Args:
       folder: what `export` wrote.
-      peer: "hf" runs the folder's verify.py with this Python, which needs torch;
+      peer: "hf" runs the folder's verify.py with this Python, which needs torch, for
+        an adapter peft;
         "vllm" loads the folder in vLLM, which must be installed; a URL is a server that
         speaks vLLM's POST /classify, e.g. "http://localhost:8000".
       atol: allowed difference; default ATOL, of a bfloat16 folder SHARE of the scores'
@@ -70,7 +74,7 @@ def verify(folder: str, peer: str, atol: float | None = None) -> Verdict:
         )
     lines = pathlib.Path(path).read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    dtype = store.read_json(os.path.join(folder, "config.json"))["dtype"]
+    dtype = _dtype(folder)
     spread = statistics.pstdev(row["score"] for row in rows)
     default = ATOL if dtype == "float32" else SHARE * spread
     allowed = default if atol is None else atol
@@ -78,6 +82,11 @@ def verify(folder: str, peer: str, atol: float | None = None) -> Verdict:
     if peer == "hf":
         return _hf(folder, len(rows), dtype, allowed)
     if peer == "vllm":
+        if _is_adapter(folder):
+            raise VerifyError(
+                f"{folder}: an adapter: vLLM loads whole models: give that of `rm-jax "
+                "export` without --adapter, or --peer hf"
+            )
         scores = _vllm(folder, ids, dtype)
     elif peer.startswith(("http://", "https://")):
         scores = _server(peer.rstrip("/"), ids)
@@ -89,6 +98,19 @@ def verify(folder: str, peer: str, atol: float | None = None) -> Verdict:
     # max() would pass over a NaN that does not come first.
     worst = float("nan") if any(a != a for a in apart) else max(apart)
     return Verdict(peer, len(rows), worst, allowed)
+
+
+def _is_adapter(folder: str) -> bool:
+    return os.path.exists(os.path.join(folder, adapter.CONFIG))
+
+
+def _dtype(folder: str) -> str:
+    """Of the weights, a name in files.DTYPES."""
+    if not _is_adapter(folder):
+        return store.read_json(os.path.join(folder, "config.json"))["dtype"]
+    with safe_open(os.path.join(folder, adapter.WEIGHTS), "numpy") as file:
+        kind = file.get_slice(adapter.HEAD).get_dtype()
+    return "float32" if kind == "F32" else "bfloat16"
 
 
 def _hf(folder: str, n: int, dtype: str, allowed: float) -> Verdict:

@@ -19,7 +19,7 @@ class ArchConfig:
     """A transformer. Sizes are counts of features, lengths are tokens.
 
     The defaults are what `config.model` makes, a Llama; the fields from `norm` on are
-    for backbones read from elsewhere (models/families.py).
+    for backbones read from elsewhere (models/hf_families.py).
 
     Attributes:
       vocab_size: rows of the embedding.

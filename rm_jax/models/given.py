@@ -8,6 +8,7 @@ from rm_jax import store
 from rm_jax.limits import FOREIGN
 from rm_jax.models import hf
 from rm_jax.models.arch import RUNTIME, ArchConfig, from_json, without_head
+from rm_jax.models.hf_words import UnknownModel
 from rm_jax.weights.source import open_source
 
 
@@ -21,6 +22,7 @@ def of_init(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConf
       ValueError: nothing is named; it has fewer tokens than the tokenizer, fewer layers
         than config.model.features, or another head of tokens.
       WeightsError: weights that cannot be taken.
+      UnknownModel: a trunk that is not computed here.
     """
     init = named(model)[0]
     if init == "scratch":
@@ -29,7 +31,11 @@ def of_init(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConf
             "which is 'scratch': name weights, or set arch to 'decoder'"
         )
     if is_foreign(init):
-        trunk = ArchConfig(**hf.arch_fields(open_source(init).config))
+        source = open_source(init)
+        try:
+            trunk = ArchConfig(**hf.arch_fields(source.config))
+        except UnknownModel as error:
+            raise UnknownModel(f"{source.where}: {error}") from error
     else:
         path = store.join(init, "arch.json")
         trunk = without_head(from_json(store.read_json(path)))

@@ -52,12 +52,21 @@ def to_config(arch: ArchConfig, max_length: int) -> dict[str, Any]:
     return config
 
 
-def _model_type(arch: ArchConfig) -> str:
+def check_causal(arch: ArchConfig) -> None:
+    """Refuses encoders.
+
+    Raises:
+      NotExportable: it is one.
+    """
     if arch.attention == "full":
         raise NotExportable(
             "classifiers of encoders in transformers read the first token through a "
             "pooler, not the last one: an encoder cannot be exported to them"
         )
+
+
+def _model_type(arch: ArchConfig) -> str:
+    check_causal(arch)
     if arch.norm == "layer":
         return "gpt2" if arch.positions == "learned" else "gpt_neox"
     if arch.norm == "rms_plus_one":

@@ -62,7 +62,9 @@ def _object(folder: str, name: str) -> dict[str, Any]:
     path = store.join(folder, name)
     try:
         values = store.read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise WeightsError(f"{path}: not JSON: too deep") from error
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{error}: want a model folder of Hugging Face") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path}: want an object, got {values!r:.80}")
@@ -121,7 +123,8 @@ def _inside(folder: str, file: str) -> str:
     if os.path.basename(file) != file or file in ("", ".", "..") or "\\" in file:
         raise WeightsError(f"{folder}: shard {file!r}: want the name of a file in it")
     if not os.path.isfile(path):
-        raise WeightsError(f"{folder}: no file {file}, which {INDEX} names")
+        why = "which is no file" if os.path.lexists(path) else "which is not there"
+        raise WeightsError(f"{folder}: want {file:.80}, {why}")
     home, real = os.path.realpath(folder), os.path.realpath(path)
     above = os.path.dirname(home)
     allowed = [home]

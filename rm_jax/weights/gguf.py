@@ -230,15 +230,17 @@ def _tokenizer(path: str, values: Mapping[str, Any]) -> "PreTrainedTokenizerFast
             "Hugging Face instead"
         )
     tokens, kinds = get("tokens"), get("token_type", [])
-    merges = [tuple(merge.split(" ")) for merge in get("merges", [])]
-    try:
-        backend = Tokenizer(
-            models.BPE({token: i for i, token in enumerate(tokens)}, merges)
-        )
-    except Exception as error:  # the Rust library raises nothing more precise
-        raise WeightsError(f"{path}: tokenizer.ggml.merges: {error}") from error
-    if backend.get_vocab_size() != len(tokens):
+    vocab = {token: i for i, token in enumerate(tokens)}
+    if len(vocab) != len(tokens):
         raise WeightsError(f"{path}: tokenizer.ggml.tokens has a token twice")
+    merges = [tuple(merge.split(" ")) for merge in get("merges", [])]
+    for merge in merges:  # of some of these the Rust library panics
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocab.keys():
+            raise WeightsError(
+                f"{path}: tokenizer.ggml.merges has {' '.join(merge)!r:.80}: want two "
+                "tokens that make a third"
+            )
+    backend = Tokenizer(models.BPE(vocab, merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -279,10 +281,10 @@ def _tokenizer(path: str, values: Mapping[str, Any]) -> "PreTrainedTokenizerFast
     )
 
 
-def _token(path: str, tokens: list[str], key: str, id: int) -> str:
-    if id >= len(tokens):
+def _token(path: str, tokens: list[str], key: str, id: Any) -> str:
+    if not isinstance(id, int) or not 0 <= id < len(tokens):
         raise WeightsError(
-            f"{path}: tokenizer.ggml.{key} is {id}, of {len(tokens)} tokens"
+            f"{path}: tokenizer.ggml.{key} is {id!r:.80}, of {len(tokens)} tokens"
         )
     return tokens[id]
 

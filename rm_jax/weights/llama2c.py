@@ -47,18 +47,21 @@ def open_bin(path: str, tokens: str | None, where: str) -> Source:
       WeightsError: a header that is not one, or a file of another length than it says.
     """
     sizes = _sizes(path)
+    with store.open_file(path) as file:
+        length = file.seek(0, 2)
+    # Before there is anything for each of the layers, of which a header can have 2^31.
+    one, two = (_bytes(sizes._replace(n_layers=n)) for n in (1, 2))
+    want = one + (sizes.n_layers - 1) * (two - one)
+    if length != want:
+        raise WeightsError(
+            f"{path}: {length} bytes, its header ({', '.join(_said(sizes))}) wants "
+            f"{want}: not a whole model.bin of llama2.c"
+        )
     tensors, offset = {}, HEADER.size
     for name, shape, turned in _layout(sizes):
         if name:
             tensors[name] = _tensor(path, name, shape, offset, turned)
         offset += 4 * math.prod(shape)
-    with store.open_file(path) as file:
-        length = file.seek(0, 2)
-    if length != offset:
-        raise WeightsError(
-            f"{path}: {length} bytes, its header ({', '.join(_said(sizes))}) wants "
-            f"{offset}: not a whole model.bin of llama2.c"
-        )
     config = {
         "model_type": "llama",
         "hidden_size": sizes.dim,
@@ -126,6 +129,10 @@ def _sizes(path: str) -> Sizes:
 
 def _said(sizes: Sizes) -> list[str]:
     return [f"{name} {value}" for name, value in sizes._asdict().items()]
+
+
+def _bytes(sizes: Sizes) -> int:
+    return HEADER.size + 4 * sum(math.prod(shape) for _, shape, _ in _layout(sizes))
 
 
 def _layout(sizes: Sizes) -> list[tuple[str, tuple[int, ...], int]]:
@@ -216,6 +223,11 @@ def _pieces(path: str, vocab_size: int) -> tuple[list[str], list[float]]:
     try:
         for _ in range(vocab_size):
             score, size = struct.unpack_from("<fi", data, at)
+            if size < 0 or not math.isfinite(score):
+                raise WeightsError(
+                    f"{path}: no tokenizer of llama2.c: token {len(tokens)} has "
+                    f"{size} bytes and score {score}"
+                )
             scores.append(score)
             tokens.append(data[at + 8 : at + 8 + size].decode("utf-8"))
             at += 8 + size

@@ -18,7 +18,7 @@ from rm_jax.data.schema import Message, Record
 from rm_jax.data.templates import TemplateError
 from rm_jax.data.terms import ContractError, sha256_text
 from rm_jax.data.tokenizers import build_tokenizer
-from rm_jax.export.folder import _pad
+from rm_jax.export.files import _pad
 
 BYTE = build_tokenizer("byte")
 CONFIG = {

@@ -14,7 +14,7 @@ from rm_jax.weights.tensors import Source, Tensor
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "backbones.npz"
 VOCAB = 61
-LENGTHS = (40, 27, 14, 9)  # of the sequences; the last two are packed together
+LENGTHS = (40, 27, 14, 9)  # of the sequences; the last three are packed together
 COMMON = {
     "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48,
     "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -23,6 +23,7 @@ COMMON = {
 }  # fmt: skip
 PLAIN = COMMON | {"num_key_value_heads": 4}
 ENCODER = {k: v for k, v in COMMON.items() if k != "num_key_value_heads"}
+ENCODERS = ("modernbert", "bert", "roberta", "deberta-v2")
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
@@ -116,6 +117,17 @@ def sequences() -> list[np.ndarray]:
     return [rng.integers(5, VOCAB, n) for n in LENGTHS]
 
 
+def scored() -> list[np.ndarray]:
+    """The sequences, and the second as a prompt of the third and of the fourth."""
+    a, b, c, d = sequences()
+    return [a, b, c, d, np.concatenate([b, c]), np.concatenate([b, d])]
+
+
+def head(d: int) -> np.ndarray:
+    """Weights of the score."""
+    return np.linspace(-1, 1, d, dtype=np.float32)
+
+
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The numbers of a tensor: as large as trained ones, so that every one matters."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -170,6 +182,49 @@ def torch_hidden(model, rows: list[np.ndarray]) -> np.ndarray:
         return torch.stack([*before, out.hidden_states[-1]]).numpy()
 
 
+def torch_scores(config: dict, rows: list[np.ndarray], left: bool) -> np.ndarray:
+    """Of transformers' own class of scores, padded on one side.
+
+    Positions are given, since those of a table would count the padding on the left.
+    """
+    import torch
+    import transformers
+
+    kind = transformers.AutoConfig.for_model(
+        **config, num_labels=1, attn_implementation="eager"
+    )
+    model = transformers.AutoModelForSequenceClassification.from_config(kind).eval()
+    prefix = f"{model.base_model_prefix}."
+    state = {
+        name: torch.from_numpy(weight(name.removeprefix(prefix), tuple(x.shape)))
+        for name, x in model.state_dict().items()
+        if x.is_floating_point()
+    }
+    state["score.weight"] = torch.from_numpy(head(model.score.in_features))[None]
+    model.load_state_dict(state, strict=False)
+    t = max(map(len, rows))
+    side = lambda x: (t - len(x), 0) if left else (0, t - len(x))
+    pad = lambda x, n: np.pad(x, side(x), constant_values=n)
+    ids = torch.tensor(np.stack([pad(r, kind.pad_token_id) for r in rows]))
+    mask = torch.tensor(np.stack([pad(np.ones(len(r), int), 0) for r in rows]))
+    at = torch.tensor(np.stack([pad(np.arange(len(r)), 0) for r in rows]))
+    with torch.no_grad():
+        found = model(ids, attention_mask=mask, position_ids=at).logits
+    return found[:, 0].numpy()
+
+
+def oracle(config: dict, model, rows: list[np.ndarray]) -> np.ndarray:
+    """Scores: of the class of scores, or of an encoder from its last hidden states.
+
+    The classes of encoders score another token, through a pooler.
+    """
+    if config["model_type"] not in ENCODERS:
+        return torch_scores(config, rows, left=False)
+    hidden = torch_hidden(model, rows)[-1]
+    last = np.stack([hidden[i, len(row) - 1] for i, row in enumerate(rows)])
+    return last @ head(last.shape[1])
+
+
 def final_norm(model):
     """The norm after the last layer; None where there is none."""
     for name in ("norm", "final_norm", "final_layer_norm", "ln_f"):
@@ -179,7 +234,7 @@ def final_norm(model):
 
 
 def main() -> None:
-    """Writes the goldens: the hidden states of the first sequence at some tokens."""
+    """Writes the goldens: hidden states of a sequence at some tokens, and scores."""
     arrays, about = {}, {}
     for name, config in CASES.items():
         model = torch_model(config)
@@ -187,6 +242,7 @@ def main() -> None:
         shapes = {n: list(x.shape) for n, x in state.items() if x.is_floating_point()}
         about[name] = {"config": model.config.to_dict(), "tensors": shapes}
         arrays[name] = torch_hidden(model, sequences()[:1])[:, 0, 3::12]
+        arrays[f"{name} scores"] = oracle(config, model, scored())
     text = json.dumps(about, default=str, sort_keys=True).encode()
     np.savez_compressed(GOLDEN, about=np.frombuffer(text, np.uint8), **arrays)
 

@@ -114,7 +114,10 @@ def test_shards_are_one_model_and_each_tensor_is_read_once(tmp_path):
     np.testing.assert_array_equal(
         got[1], whole["model.layers.1.self_attn.q_proj.weight"].T
     )
-    for file, why in (("../a.safetensors", "want the name"), ("b.x", "no file b.x")):
+    for file, why in (
+        ("../a.safetensors", "want the name"),
+        ("b.x", "want b.x, which is not there"),
+    ):
         index.write_text(
             json.dumps({"weight_map": files | {"model.norm.weight": file}})
         )
