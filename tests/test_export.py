@@ -10,17 +10,21 @@ import threading
 import jax
 import numpy as np
 import pytest
+import transformers
 from tiny import NO_EVAL, train
 
 import rm_jax as package
 from rm_jax import models, pretrained
+from rm_jax.data.schema import record_from_dict
 from rm_jax.export import export
 from rm_jax.export.files import ExportError
 from rm_jax.export.peers import verify
+from rm_jax.export.texts import CONVERSATIONS
 from rm_jax.manifest import named
 from rm_jax.models import hf, lora
 from rm_jax.models.arch import ArchConfig
 from rm_jax.models.hf_out import NotExportable
+from rm_jax.serve.scorer import Scorer
 from rm_jax.weights.source import open_source
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -164,6 +168,43 @@ def test_a_server_is_asked_for_raw_scores(make, rm_jax, tmp_path):
     assert code == 1 and "known: hf, vllm, or a URL" in err
     code, _, err = rm_jax("verify", tmp_path / "run", "--peer", url)
     assert code == 1 and "no golden.jsonl" in err
+
+
+@pytest.mark.parametrize("eos", ["template", "append"])
+def test_the_template_gives_what_the_contract_adds(make, tmp_path, eos):
+    """A BOS and an EOS that the chat template of the run has not."""
+    path = tmp_path / "plain.jinja"
+    path.write_text(
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
+    changes = {"contract__template": str(path), "contract__eos": eos}
+    train(make(**SHORT, **changes), tmp_path / "run")
+    folder = export(str(tmp_path / "run"), str(tmp_path / "out"))[0]
+    own = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    golden = pathlib.Path(folder, "golden.jsonl").read_text("utf-8").splitlines()
+    for (prompt, response), line in zip(CONVERSATIONS, golden, strict=True):
+        chat = [{"role": "user", "content": prompt}]
+        chat += [{"role": "assistant", "content": response}]
+        ids = own.apply_chat_template(chat, tokenize=True, return_dict=False)
+        assert ids == json.loads(line)["input_ids"]
+        assert ids[0] == own.bos_token_id
+        assert (ids[-1] == own.eos_token_id) == (eos == "append")
+
+
+def test_golden_scores_are_those_of_float32(make, tmp_path):
+    """Of a run that computes in bfloat16, too."""
+    train(make(**SHORT, model__dtype="bfloat16"), tmp_path / "run")
+    folder = export(str(tmp_path / "run"), str(tmp_path / "out"))[0]
+    golden = pathlib.Path(folder, "golden.jsonl").read_text("utf-8").splitlines()
+    got = [json.loads(line)["score"] for line in golden]
+    records = [
+        record_from_dict({"prompt": p, "responses": [r]}, "x") for p, r in CONVERSATIONS
+    ]
+    exact = Scorer(str(tmp_path / "run"), dtype="float32").score_records(records)
+    rough = package.load(str(tmp_path / "run")).score_records(records)
+    np.testing.assert_allclose(got, exact[:, 0], rtol=1e-5, atol=1e-6)
+    assert np.abs(got - rough[:, 0]).max() > 1e-4
 
 
 def test_shards_and_bfloat16(make, tmp_path):

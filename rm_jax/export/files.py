@@ -45,11 +45,11 @@ def write_tokenizer(scorer: Scorer, folder: str) -> int:
     save_tokenizer(scorer.tokenizer, folder)
     path = os.path.join(folder, "tokenizer_config.json")
     config = json.loads(pathlib.Path(path).read_text("utf-8"))
-    pad = _pad(scorer)
+    pad, template = _pad(scorer), _template(scorer)
     config |= {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
-        "chat_template": scorer.contract.template,
+        "chat_template": template,
         "pad_token": pad,
         "padding_side": "right",
     }
@@ -63,7 +63,7 @@ def write_tokenizer(scorer: Scorer, folder: str) -> int:
     if os.path.exists(special):
         os.remove(special)
     with open(os.path.join(folder, "chat_template.jinja"), "w", encoding="utf-8") as f:
-        f.write(scorer.contract.template)
+        f.write(template)
     return scorer.tokenizer.convert_tokens_to_ids(pad)
 
 
@@ -83,6 +83,36 @@ def _pad(scorer: Scorer) -> str:
         f"the tokenizer has no token that could pad and is not its end "
         f"({tokenizer.eos_token!r}); transformers would score another token: add one "
         "to the tokenizer before training"
+    )
+
+
+BOS = "{{ bos_token }}"
+EOS = "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+
+
+def _template(scorer: Scorer) -> str:
+    """The contract's template; it prints the BOS and EOS that the contract adds to it.
+
+    Raises:
+      ExportError: no such template gives the contract's tokens.
+    """
+    chats = [
+        [{"role": "user", "content": p}, {"role": "assistant", "content": r}]
+        for p, r in texts.CONVERSATIONS
+    ]
+    want = [row.ids for row in _encoded(scorer)]
+    for before, after in (("", ""), (BOS, ""), ("", EOS), (BOS, EOS)):
+        text = before + scorer.contract.template + after
+        got = scorer.tokenizer.apply_chat_template(
+            chats, chat_template=text, tokenize=True, return_dict=False
+        )
+        if got == want:
+            return text
+    raise ExportError(
+        "the chat template, rendered and tokenised as a whole, does not give the "
+        "tokens that the contract scores, which are made of prompt and response apart, "
+        "so other programs would score others: use a template that closes the prompt "
+        "with a special token"
     )
 
 

@@ -49,7 +49,7 @@ def export(
       FileExistsError: `to` is there.
     """
     dtype = files.dtype_name(dtype)
-    scorer = Scorer(run, step)
+    scorer = Scorer(run, step, dtype="float32")
     _check(scorer)
     if os.path.lexists(to):
         raise FileExistsError(f"{to} is there: choose a new folder")

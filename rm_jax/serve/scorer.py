@@ -5,6 +5,7 @@ model.score("What is 2 + 2?", ["4", "5"])        # array of two rewards
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import sys
 import tempfile
@@ -45,6 +46,7 @@ class Scorer:
       reducer: how the scores of members become one, e.g. "min" or "mean_minus_var:0.5"
         (evals/reducers.py); default the run's config.members.reducer. One that needs
         centred members warns on stderr where nothing in the training centred them.
+      dtype: that it computes in; default the run's config.model.dtype.
 
     Attributes:
       run: the run directory.
@@ -62,7 +64,11 @@ class Scorer:
     """
 
     def __init__(
-        self, run: str, step: int | str | None = None, reducer: str | None = None
+        self,
+        run: str,
+        step: int | str | None = None,
+        reducer: str | None = None,
+        dtype: str | None = None,
     ):
         if reducer is not None:
             reducers.parse(reducer)
@@ -89,6 +95,8 @@ class Scorer:
         self.params = params if alone else take(params, "none", at.member)
         self.contract = Contract.from_json(meta["contract"])
         self.arch = arch_module.from_json(meta["arch"])
+        if dtype is not None:
+            self.arch = dataclasses.replace(self.arch, dtype=dtype)
         self.tokenizer = load_tokenizer(store.join(run, "tokenizer"))
         of = meta.get("members")  # checkpoints of single models had no such word
         self.members = Members(of["count"], of["share"]) if of else None
