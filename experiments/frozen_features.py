@@ -13,8 +13,9 @@ both and their difference, with 95 % intervals (prompts are resampled), and of e
 layer. Then a head on all of the data is trained into --workdir, by `rm-jax train` at
 the layer that was chosen most: to be scored with, or exported.
 
-Features, and the scores of the words, are computed once; a second start finds them in
-config.data.cache_dir. Needs rm_jax[test,gguf], which has scikit-learn.
+Features are the mean over the answer's tokens; --pooling last is what can be exported.
+They, and the scores of the words, are computed once: a second start finds them in
+config.data.cache_dir. Needs rm_jax[test], which has scikit-learn.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from rm_jax.evals.table import Pairs, pairs
 
 EXPECTED = 0.03  # of accuracy over TF-IDF, at least
 LAYERS = "8,12,16,20,24"
-PENALTIES = (0.03, 0.01, 0.003)  # λ of `bradley_terry`
+PENALTIES = (0.1, 0.03, 0.01)  # λ of `bradley_terry`
 STRENGTHS = (0.1, 1.0, 10.0)  # scikit-learn's C
 STEPS, TOLERANCE = 100, 1e-3  # of the gradient's largest entry
 
@@ -123,17 +124,18 @@ def bradley_terry(x: np.ndarray, of: Labelled, trained: np.ndarray) -> np.ndarra
     total = weight.sum(1)
     weight = (weight / total[:, None]).T.astype(np.float32)
     curvature = np.stack([_curvature(x, apart, of, fold == f) for f in _folds(trained)])
+    bound = np.tensordot(trained / total[:, None], curvature, 1)
+    bound += max(PENALTIES) * np.eye(d)  # so it is one for all of them
+    inverse = np.linalg.inv(bound.astype(np.float32))
     w, out = np.zeros((d, m), np.float32), []
     for penalty in PENALTIES:
-        bound = np.tensordot(trained / total[:, None], curvature, 1)
-        inverse = np.linalg.inv(bound + penalty * np.eye(d)).astype(np.float32)
         ahead, t = w, np.ones(m)
         for _ in range(STEPS):
             wrong = weight * scipy.special.expit(-(apart @ (x @ ahead)))
             slope = penalty * ahead - x.T @ (back @ wrong)
             if np.abs(slope).max() < TOLERANCE:
                 break
-            new = ahead - np.einsum("mde,em->dm", inverse, slope)
+            new = ahead - (inverse @ slope.T[..., None])[..., 0].T
             later = (1 + np.sqrt(1 + 4 * t**2)) / 2
             restart = np.sum(slope * (new - w), axis=0) > 0
             push = np.where(restart, 0, (t - 1) / later).astype(np.float32)
@@ -241,6 +243,7 @@ def main() -> int:
     config = rm_jax.config.load("rm_jax:smollm2:features")
     config.model.init, config.data.train = args.weights, args.data
     config.data.eval, config.train.keep_best = {}, 0  # the folds are what is held out
+    config.contract.pooling = args.pooling
     for key, value in args.knobs:
         rm_jax.config.override(config, key, value)
     compiles.use_cache(config.train.compile_cache)
@@ -279,6 +282,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--weights", required=True, help="as of config.model.init")
     parser.add_argument("--data", required=True, help="SPEC")
     parser.add_argument("--workdir", default="", help="of the head on all of the data")
+    parser.add_argument("--pooling", default="mean", help="as of config.contract")
     parser.add_argument("--layers", default=LAYERS, help=f"default {LAYERS}")
     parser.add_argument("--folds", type=int, default=5, help="outer ones")
     parser.add_argument("--seed", type=int, default=0, help="of folds and intervals")
