@@ -16,9 +16,11 @@ import types
 
 import numpy as np
 import pytest
+import tinymodel
 
 import rm_jax
 from rm_jax import experiment, losses, main
+from rm_jax.data.tokenizers import byte_tokenizer, save_tokenizer
 
 # Makes any training command of the README small; seeds, data and code stay the same.
 TINY = {
@@ -138,6 +140,8 @@ def test_every_command_is_understood(commands, at, root, monkeypatch):
     sweep = importlib.import_module("rm_jax.launch.sweep")
     monkeypatch.setattr(sweep, "sweep", lambda address, *a, **k: len(seen(address)))
     seen = lambda address: experiment.load(str(root / address)).null[:0]
+    monkeypatch.setattr("rm_jax.features.of_config", lambda *a: (None, {}))
+    monkeypatch.setattr("rm_jax.export.export", lambda *a, **k: [])
     report = importlib.import_module("rm_jax.report.sweep")
     monkeypatch.setattr(report, "look", lambda root, **k: calls.append((root, k)))
     for arguments in commands:
@@ -159,7 +163,8 @@ def test_every_command_is_understood(commands, at, root, monkeypatch):
             losses.choose(rm_jax.config.validate(given["config"]).loss)
     verbs = {a[0] for a in commands}
     assert verbs == {
-        "train", "eval", "score", "inspect", "data", "sweep", "report",
+        "train", "eval", "score", "inspect", "data", "sweep", "report", "features",
+        "export",
     }  # fmt: skip
 
 
@@ -176,6 +181,27 @@ def test_a_model_is_trained_evaluated_explained_and_scored_with(commands, at, re
     model = rm_jax.load("runs/quickstart")
     scores = model.score("What is 2 + 2?", ["4", "5"])
     assert line["id"] == "1" and line["scores"] == scores.tolist()
+
+
+def test_a_backbone_is_trained_exported_and_has_features(commands, at):
+    """A narrow Llama in place of the README's models, which are of the hub."""
+    own = at / "models" / "Qwen3-0.6B"
+    own.mkdir(parents=True)
+    model = tinymodel.write(own)
+    save_tokenizer(byte_tokenizer(), own)
+    named = "--config.model.init=hf:models/Qwen3-0.6B"
+    train = next(a for a in commands if named in a)
+    rows = ["--config.data.train=hh:helpful-base.jsonl.gz"]
+    assert main.run([*tiny(train), *rows]) == 0
+    assert main.run(next(a for a in commands if a[0] == "export")) == 0
+    assert (at / "exported" / "golden.jsonl").exists()
+    rows += [f"--config.model.init={model}", "--config.model.features=2"]
+    features = next(a for a in commands if a[0] == "features")
+    features = [*features[: features.index("--layers")], "--layers", "1,2"]
+    assert main.run([*tiny(features), *rows]) == 0
+    head = next(a for a in commands if "runs/head" in a)
+    assert main.run([*tiny(head), *rows]) == 0
+    assert rm_jax.load("runs/head").arch.n_layers == 2
 
 
 def test_the_example_loss(readme, at):
