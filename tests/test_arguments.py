@@ -78,8 +78,8 @@ def test_an_output_that_cannot_be_written_is_named_first(
     verb, output, parts, rm_jax, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rm_jax.serve.evaluation.load", never)  # before what it is of
     monkeypatch.setattr("rm_jax.serve.scorer.load", never)
-    monkeypatch.setattr("rm_jax.serve.evaluation.load", never)
     rows(tmp_path / "mine.jsonl", ROW)
     (tmp_path / "folder").mkdir()
     what = {

@@ -31,6 +31,7 @@ LAYERS = (
     ("start", "evaluation"),
     ("train", "serve", "connectivity"),
     ("launch", "averaging", "export"),
+    ("verbs",),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
