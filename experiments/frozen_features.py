@@ -39,7 +39,10 @@ from rm_jax.evals.run import texts
 from rm_jax.evals.score import table_of
 from rm_jax.evals.table import Pairs, pairs
 
-EXPECTED = 0.03  # of accuracy over TF-IDF, at least
+# Of accuracy over TF-IDF, at least. SmolLM2-135M on TruthfulQA's judgements: .827 (.816
+# to .839), words .783 (.771 to .795), difference .044 (.035 to .054), layer 20 in every
+# fold; 9 minutes on 2 CPU cores, 28 s when the features and words are there.
+EXPECTED = 0.03
 LAYERS = "8,12,16,20,24"
 PENALTIES = (0.1, 0.03, 0.01)  # λ of `bradley_terry`
 STRENGTHS = (0.1, 1.0, 10.0)  # scikit-learn's C

@@ -20,8 +20,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from rm_jax import jsontext, schemas, seal, store
-from rm_jax.limits import ConfigError, Duration, check, parse_duration
+from rm_jax import agreement, jsontext, limits, schemas, seal, store
+from rm_jax.limits import ConfigError, Duration, parse_duration
 from rm_jax.shares import check_train
 
 __all__ = [
@@ -329,6 +329,7 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
                 f"config.{key} = {column!r:.80}: want text in quotes, the name of a "
                 "column"
             )
-    check(values)
+    limits.check(values)
+    agreement.check(values)
     check_train(config.to_dict()["data"]["train"])
     return FrozenConfigDict(config)

@@ -12,7 +12,7 @@ import pytest
 LAYERS = (
     ("types", "jsontext", "objects", "schemas", "seal", "hyper"),
     ("store", "eventfile", "limits", "digest", "backend", "sharding", "progress"),
-    ("cluster", "compiles", "lines", "masks", "shares", "sinks", "needs"),
+    ("agreement", "cluster", "compiles", "lines", "masks", "shares", "sinks", "needs"),
     ("config", "manifest", "writer", "goodput", "arguments", "members", "weights"),
     ("data", "models", "losses", "optim", "profiler", "ensemble", "together"),
     ("experiment",),
