@@ -247,6 +247,7 @@ def main() -> int:
     config.model.init, config.data.train = args.weights, args.data
     config.data.eval, config.train.keep_best = {}, 0  # the folds are what is held out
     config.contract.pooling = args.pooling
+    config.loss.tie_weight = 0.0  # as in the folds
     for key, value in args.knobs:
         rm_jax.config.override(config, key, value)
     compiles.use_cache(config.train.compile_cache)

@@ -6,12 +6,15 @@ place wherever the text is rendered: here, by transformers, TRL or vLLM.
 """
 
 import datetime
+import functools
 import json
-
-import jinja2
-from jinja2 import ext, meta, nodes
+from typing import TYPE_CHECKING
 
 from rm_jax.data.terms import ContractError
+
+if TYPE_CHECKING:  # jinja2 is imported where a template is read
+    import jinja2
+    from jinja2 import nodes
 
 CLOCK = "strftime_now"
 # How the macros' errors begin; templates.py knows them by it.
@@ -63,7 +66,11 @@ def reads_clock(text: str) -> bool:
     Raises:
       ContractError: the text is no Jinja.
     """
-    return CLOCK in text and CLOCK in meta.find_undeclared_variables(_tree(text))
+    if CLOCK not in text:
+        return False
+    from jinja2 import meta
+
+    return CLOCK in meta.find_undeclared_variables(_tree(text))
 
 
 def _behind(body: str, text: str) -> str:
@@ -83,6 +90,8 @@ def _shown(text: str, date: str) -> dict[str, str]:
 
     Formats whose words change with the time of day are left out.
     """
+    from jinja2 import nodes
+
     day, time = datetime.date.fromisoformat(date), datetime.time
     ends = [datetime.datetime.combine(day, t) for t in (time.min, time.max)]
     constants = {c.value for c in _tree(text).find_all(nodes.Const)}
@@ -91,23 +100,30 @@ def _shown(text: str, date: str) -> dict[str, str]:
     return {f: first for f, (first, last) in found.items() if first == last}
 
 
-class _Generation(ext.Extension):
-    """`{% generation %}` of transformers: marks what an assistant says."""
+@functools.cache
+def _jinja() -> "jinja2.Environment":
+    import jinja2
+    from jinja2 import ext, nodes
 
-    tags = {"generation"}
+    class Generation(ext.Extension):
+        """`{% generation %}` of transformers: marks what an assistant says."""
 
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
+        tags = {"generation"}
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body).set_lineno(line)
+
+    return jinja2.Environment(extensions=[ext.loopcontrols, Generation])
 
 
-def _tree(text: str) -> nodes.Template:
+def _tree(text: str) -> "nodes.Template":
+    from jinja2 import TemplateSyntaxError
+
     try:
-        return jinja2.Environment(extensions=[ext.loopcontrols, _Generation]).parse(
-            text
-        )
-    except (jinja2.TemplateSyntaxError, RecursionError) as error:
+        return _jinja().parse(text)
+    except (TemplateSyntaxError, RecursionError) as error:
         raise ContractError(
             f"the chat template is no Jinja: {type(error).__name__}: {error}"
         ) from error

@@ -90,7 +90,7 @@ def test_labels_by_hand(tmp_path, id_encoder, id_record):
     data = cache.build([first, second], id_encoder(), tmp_path / "set", {}, {})
     items = [Item(0, (1, 0)), Item(1, (2, 0, 1)), Item(0, (0, 1))]
     chunk = pack.Chunk(Shape(1, 64, 4), ((),), (0, 1, 2))
-    got = chunk_arrays.labels(data, items, chunk, 4)
+    got = chunk_arrays.labels(data, items, chunk, 4, 4)
     assert data.meta["attributes"] == ["care", "help"]
     want = {
         "ranks": [[1, 0, -1, -1], [-1, 1, 0, -1], [0, 1, -1, -1], [-1] * 4],
@@ -214,7 +214,8 @@ def test_one_gather_gives_what_branch_by_branch_gives(random_set, side, bos_id):
             for a, b in zip(got, plain_fill(data, items, chunk, rows), strict=True):
                 assert a.dtype == b.dtype
                 np.testing.assert_array_equal(a, b)
-        got = chunk_arrays.labels(data, items, chunk, 9)
+        e = chunk.shape.rows * chunk.shape.slots
+        got = chunk_arrays.labels(data, items, chunk, e, 9)
         for name, want in plain_labels(data, items, chunk, 9).items():
             assert getattr(got, name).dtype == want.dtype
             np.testing.assert_array_equal(getattr(got, name), want, err_msg=name)

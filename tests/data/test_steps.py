@@ -196,14 +196,14 @@ def test_slots_and_labels_by_hand(data):
         [[0, 0, 0], [0, 1, 1], [0, 1, 2], [0, 1, 0], [1, 0, 1], [1, 0, 0],
          [-1] * 3, [-1] * 3]
     ]  # fmt: skip
-    labels = chunk_arrays.labels(data, items, chunk, 2, steps=True)
+    labels = chunk_arrays.labels(data, items, chunk, 8, 2, steps=True)
     assert labels.steps.shape == (8, 2, 8) and labels.steps.dtype == np.float32
     np.testing.assert_array_equal(labels.steps[0, 1, :3], [1, 0.5, -1])
     labels.steps[0, 1, :2] = -1
     assert (labels.steps == -1).all()
     ends_only = chunk_arrays.fill(data, items, chunk)
     assert (ends_only.slot_ids[..., 0] >= 0).sum() == 3
-    assert chunk_arrays.labels(data, items, chunk, 2).steps.shape == (8, 2, 0)
+    assert chunk_arrays.labels(data, items, chunk, 8, 2).steps.shape == (8, 2, 0)
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
