@@ -16,7 +16,7 @@ from tiny import NO_EVAL, train
 import rm_jax as package
 from rm_jax import models, pretrained
 from rm_jax.data.schema import record_from_dict
-from rm_jax.export import export
+from rm_jax.export import card, export
 from rm_jax.export.files import ExportError
 from rm_jax.export.peers import verify
 from rm_jax.export.texts import CONVERSATIONS
@@ -235,3 +235,18 @@ def test_what_a_classifier_cannot_hold(make, tmp_path, changes, why):
     with pytest.raises((ExportError, NotExportable), match=why):
         export(str(tmp_path / "run"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("hh:/home/me/data/x.jsonl.gz#test", "hh:x.jsonl.gz#test"),
+        ("gguf:./models/b.gguf", "gguf:b.gguf"),
+        ("hf:Qwen/Qwen3-0.6B@abc", "hf:Qwen/Qwen3-0.6B@abc"),
+        ("hh:Anthropic/hh-rlhf", "hh:Anthropic/hh-rlhf"),
+        ({"a": {"spec": "hh:~/x/y.jsonl"}}, "{'a': {'spec': 'hh:y.jsonl'}}"),
+        ("world:", "world:"),
+    ],
+)
+def test_a_card_has_no_paths_of_a_machine(spec, shown):
+    assert card._public(spec) == shown

@@ -1,5 +1,6 @@
 """The model card of an exported folder, from what the run says of itself."""
 
+import re
 from typing import Any
 
 from rm_jax import store
@@ -7,7 +8,7 @@ from rm_jax.serve.scorer import Scorer
 
 FIGURES = (
     ("accuracy", "accuracy"),
-    ("length_baseline", "the longer answer is preferred"),
+    ("length_baseline", "accuracy by length alone"),
     ("length_matched_accuracy", "accuracy of pairs alike in length"),
     ("longer_chosen_accuracy", "accuracy where the longer is preferred"),
     ("shorter_chosen_accuracy", "accuracy where the shorter is preferred"),
@@ -41,9 +42,9 @@ def card(scorer: Scorer, model_type: str, dtype: str, base: str = "") -> str:
         "",
         "## Data",
         "",
-        f"- training: `{run.data.train}`",
+        f"- training: `{_public(run.data.train)}`",
         f"- loss: `{run.loss.name}`",
-        f"- weights at the start: `{run.model.init}`",
+        f"- weights at the start: `{_public(run.model.init)}`",
         "",
         "## Figures",
         "",
@@ -88,6 +89,11 @@ def _loading(base: str) -> list[str]:
         "```",
         "",
     ]
+
+
+def _public(spec: Any) -> str:
+    """A SPEC, or several, of local paths with the last name only."""
+    return re.sub(r"(?<=:)(?:[~.]{0,2}/)[^\s'\"#]*/(?=[^/])", "", str(spec))
 
 
 def _sets(scorer: Scorer) -> dict[str, Any]:
