@@ -60,6 +60,17 @@ def add_data(
     )
 
 
+def add_config(parser: Parser) -> None:
+    """--config FILE; `take_knobs` has taken its knobs out before."""
+    parser.add_argument(
+        "--config",
+        type=path,
+        required=True,
+        help="FILE.py[:ARG], rm_jax:NAME or a config.json",
+    )
+    parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
+
+
 def add_root(parser: argparse.ArgumentParser) -> None:
     """--root: of a sweep."""
     parser.add_argument("--root", type=path, required=True, help="of a sweep")

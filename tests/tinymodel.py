@@ -15,14 +15,14 @@ CONFIG = {
 }  # fmt: skip
 
 
-def write(folder: pathlib.Path) -> str:
-    """Writes it; returns what config.model.init calls it."""
+def tensors(vocab: int = 1024, layers: int = LAYERS) -> dict[str, np.ndarray]:
+    """Its tensors by name, drawn anew with every call, the same."""
     rng = np.random.default_rng(0)
     draw = lambda *n: (rng.standard_normal(n) * n[-1] ** -0.5).astype(np.float32)
-    tensors = {"model.embed_tokens.weight": draw(1024, 8), "model.norm.weight": draw(8)}
-    for i in range(LAYERS):
+    out = {"model.embed_tokens.weight": draw(vocab, 8), "model.norm.weight": draw(8)}
+    for i in range(layers):
         at = f"model.layers.{i}"
-        tensors |= {
+        out |= {
             f"{at}.self_attn.q_proj.weight": draw(8, 8),
             f"{at}.self_attn.k_proj.weight": draw(4, 8),
             f"{at}.self_attn.v_proj.weight": draw(4, 8),
@@ -33,7 +33,12 @@ def write(folder: pathlib.Path) -> str:
             f"{at}.input_layernorm.weight": draw(8),
             f"{at}.post_attention_layernorm.weight": draw(8),
         }
+    return out
+
+
+def write(folder: pathlib.Path) -> str:
+    """Writes it; returns what config.model.init calls it."""
     folder.mkdir(exist_ok=True)
-    save_file(tensors, folder / "model.safetensors")
+    save_file(tensors(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(CONFIG))
     return f"hf:{folder}"

@@ -11,12 +11,7 @@ def train(words: list[str]) -> int:
     parser = arguments.parser(
         "train", "Train a model, or continue a run where it stopped."
     )
-    parser.add_argument(
-        "--config",
-        type=arguments.path,
-        required=True,
-        help="FILE.py[:ARG], rm_jax:NAME or a config.json",
-    )
+    arguments.add_config(parser)
     parser.add_argument(
         "--workdir", type=arguments.path, required=True, help="the run directory"
     )
@@ -35,7 +30,6 @@ def train(words: list[str]) -> int:
         action="store_true",
         help="the same examples in every step: the loss must go to 0",
     )
-    parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
     args = parser.parse_args(words)
     from rm_jax import config as config_module
 

@@ -68,18 +68,12 @@ def features(words: list[str]) -> None:
     parser = arguments.parser(
         "features", "Run a frozen trunk over the sets of a config, once for all heads."
     )
-    parser.add_argument(
-        "--config",
-        type=arguments.path,
-        required=True,
-        help="FILE.py[:ARG], rm_jax:NAME or a config.json",
-    )
+    arguments.add_config(parser)
     parser.add_argument(
         "--layers",
         required=True,
         help="A,B,...: layers, from 1; each is then config.model.features of a run",
     )
-    parser.epilog = "--config.KEY=VALUE changes one knob of configs/base.py."
     args = parser.parse_args(words)
     layers = arguments.names(args.layers)
     if not layers or not all(re.fullmatch("[1-9][0-9]{0,4}", n) for n in layers):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_llama
 import pytest
+import tinymodel
 from safetensors.numpy import save_file
 
 from rm_jax import models, pretrained
@@ -22,32 +23,11 @@ from rm_jax.types import PackedBatch
 from rm_jax.weights.source import open_source
 from rm_jax.weights.tensors import Source, WeightsError
 
-CONFIG = {
-    "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "head_dim": 4,
-    "intermediate_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
-    "tie_word_embeddings": True,
-}  # fmt: skip
+CONFIG = tinymodel.CONFIG | {"vocab_size": 11, "num_hidden_layers": 3}
 
 
 def arrays() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
-    out = {"model.embed_tokens.weight": draw(11, 8), "model.norm.weight": draw(8)}
-    for i in range(3):
-        at = f"model.layers.{i}"
-        out |= {
-            f"{at}.self_attn.q_proj.weight": draw(8, 8),
-            f"{at}.self_attn.k_proj.weight": draw(4, 8),
-            f"{at}.self_attn.v_proj.weight": draw(4, 8),
-            f"{at}.self_attn.o_proj.weight": draw(8, 8),
-            f"{at}.mlp.gate_proj.weight": draw(12, 8),
-            f"{at}.mlp.up_proj.weight": draw(12, 8),
-            f"{at}.mlp.down_proj.weight": draw(8, 12),
-            f"{at}.input_layernorm.weight": draw(8),
-            f"{at}.post_attention_layernorm.weight": draw(8),
-        }
-    return out
+    return tinymodel.tensors(11, 3)
 
 
 def write(folder: pathlib.Path, tensors=None, config=CONFIG, name="model.safetensors"):
