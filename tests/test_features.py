@@ -303,8 +303,43 @@ def test_other_weights_are_refused(config, weights, tmp_path):
     with pytest.raises(ConfigError, match="bring the old weights back"):
         package.load(str(tmp_path / "run"))
     shutil.rmtree(folder)
-    with pytest.raises(ValueError, match="no such path"):
+    with pytest.raises(ValueError, match="no such path.*bring them back"):
         package.load(str(tmp_path / "run"))
+
+
+def test_a_head_alone_is_no_start_of_a_whole_model(config, weights, tmp_path):
+    """Nor the other way round, nor on other weights; each is said before any work."""
+    head, whole = tmp_path / "head", tmp_path / "whole"
+    of = lambda **more: config(**{"train__duration": "2 steps"} | more)
+    train(of(model__features=2), head)
+    train(of(), whole)
+    longer = {"train__duration": "3 steps"}
+    heads = [str(head), str(head)]
+    for start, why in (
+        ({"model__init": str(head)}, "holds a head alone, .*rm-jax export"),
+        ({"model__init": heads, "members__count": 2}, "holds a head alone"),
+        ({"train__resume": str(head)}, "features = 2, this run 0: set it to 2"),
+        (
+            {"train__resume": str(whole), "model__features": 2},
+            "features = 0, this run 2: set it to 0",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            train(of(**longer | start), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    folder = tmp_path / "model"
+    shutil.copytree(weights.removeprefix("hf:"), folder)
+    resume = {"model__features": 2, "train__resume": str(head), **longer}
+    moved = of(**resume, model__init=f"hf:{folder}")
+    train(moved, tmp_path / "moved")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = 2 * tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ConfigError, match="bring the old weights back"):
+        train(moved, tmp_path / "other")
+    (head / "run.json").unlink()
+    with pytest.raises(ConfigError, match=r"head: its run\.json, .*is gone"):
+        package.load(str(head))
 
 
 def test_damaged_features_are_named(toy_set, tmp_path):
