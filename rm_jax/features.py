@@ -33,7 +33,7 @@ from rm_jax.models.reward import pool, prompt_ends
 from rm_jax.models.transformer import Layers, take
 from rm_jax.types import PackedBatch
 from rm_jax.weights.source import open_source
-from rm_jax.weights.tensors import Source
+from rm_jax.weights.tensors import Source, WeightsError
 
 # How a trunk is computed, not what it computes.
 HOW = ("attention_block", "dropout", "remat", "n_layers", "vocab_size")
@@ -224,7 +224,13 @@ def whole(config: Any, arch: ArchConfig, params: Any, mesh: Mesh, sha256: str) -
     Raises:
       WeightsError, ConfigError: config.model.init is not there, or has changed.
     """
-    source = open_source(config.model.init)
+    try:
+        source = open_source(config.model.init)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}: the run is a head on features of these weights, and nothing "
+            "without them: bring them back to that place"
+        ) from error
     if source.sha256() != sha256:
         raise ConfigError(
             f"the head was trained on features of config.model.init = "

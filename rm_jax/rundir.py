@@ -111,6 +111,21 @@ def run_json(workdir: str) -> dict[str, Any]:
     return info
 
 
+def weights_sha256(run: str) -> str:
+    """Of the weights whose features a run's head was trained on.
+
+    Raises:
+      ConfigError: run.json does not say.
+    """
+    weights = run_json(run).get("weights")
+    if not weights:
+        raise ConfigError(
+            f"{run}: its run.json, which names the weights under its head, is gone or "
+            "names none: bring the file of this run back"
+        )
+    return weights["sha256"]
+
+
 def _check_writable(workdir: str) -> None:
     """Refuses a place that cannot be written to, before hours of tokenising."""
     if store.is_url(workdir):

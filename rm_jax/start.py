@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rm_jax import members, pretrained, together
+from rm_jax import config as config_module
+from rm_jax import members, pretrained, rundir, together
 from rm_jax.build import Built, check_model
 from rm_jax.checkpoint import Checkpoints
 from rm_jax.config import ConfigError
@@ -55,6 +56,8 @@ def where_to_start(
         if place and (place is resume or place.steps()):
             state, meta, step = place.restore(built.shapes, on_event=on_event)
             check_model(place.directory, meta, built)
+            if place is resume and built.weights:
+                _check_weights(config.train.resume, built)
             windows = [
                 {k: [float(total), n] for k, (total, n) in log.items()}
                 for log in meta["logs"]
@@ -235,3 +238,31 @@ def check_start(config: Any) -> None:
                 f"config.{key} = {run!r}: {folder} has no checkpoint: "
                 "give the --workdir of a run that saved one"
             )
+        _check_whole(key, run, config.model.features)
+
+
+def _check_whole(key: str, run: str, features: int) -> None:
+    """Refuses to start one of a head on features and a whole model from the other."""
+    theirs = config_module.load(run).model.features
+    if key == "train.resume" and theirs != features:
+        raise ConfigError(
+            f"config.train.resume = {run!r} has config.model.features = {theirs}, "
+            f"this run {features}: set it to {theirs}"
+        )
+    if key == "model.init" and theirs:
+        raise ConfigError(
+            f"config.model.init = {run!r} holds a head alone, on features of another's "
+            f"trunk (config.model.features = {theirs}): `rm-jax export` it and name "
+            "the folder, 'hf:FOLDER', or `rm-jax average` several of its kind"
+        )
+
+
+def _check_weights(resume: str, built: Built) -> None:
+    """Refuses to go on with a head on features of another trunk."""
+    theirs = rundir.weights_sha256(resume)
+    if theirs != built.weights["sha256"]:
+        raise ConfigError(
+            f"config.train.resume = {resume!r} has its head on features of weights "
+            f"with sha256 {theirs[:12]}, config.model.init has "
+            f"{built.weights['sha256'][:12]}: bring the old weights back"
+        )

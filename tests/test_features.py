@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import resource
 import shutil
 
 import ml_dtypes
@@ -14,7 +15,7 @@ from tiny import WORLD, arrays, lines, train
 from tinymodel import LAYERS
 
 import rm_jax as package
-from rm_jax import features
+from rm_jax import features, store
 from rm_jax.config import ConfigError
 from rm_jax.data import pack, vectors
 from rm_jax.data.loader import Loader
@@ -133,15 +134,16 @@ def test_one_pass_gives_every_layer(config, tmp_path, rm_jax, monkeypatch, weigh
     train(own, tmp_path / "one")
     c = config(data__cache_dir=str(tmp_path / "b"))
     said = []
-    _, found = features.of_config(c, [3, 1], said.append)
+    data, found = features.of_config(c, [3, 1], said.append)
     passes = [line for line in said if "tokens through the first 3 layers" in line]
     assert found.keys() == {"train", "valid"} and len(passes) == 2
     single = sorted((tmp_path / "a" / "features").glob("*/vectors.array_record"))
     assert len(single) == 2
-    for of in found.values():
+    for name, of in found.items():
         assert list(of) == [1, 3]
         twin = tmp_path / "a" / "features" / of[1].folder.name
-        a, b = (of[1].read(np.arange(12)), _read(twin, of[1].meta, np.arange(12)))
+        twin = vectors.open_features(twin, {"train": data.train, **data.evals}[name])
+        a, b = of[1].read(np.arange(12)), twin.read(np.arange(12))
         for x, y in zip(a, b, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
         assert not np.allclose(a[0], of[3].read(np.arange(1))[0])
@@ -157,18 +159,10 @@ def test_one_pass_gives_every_layer(config, tmp_path, rm_jax, monkeypatch, weigh
     assert code == 1 and "has 4 layers" in err.splitlines()[-1]
 
 
-def _read(folder, meta, examples):
-    class Rows:
-        def __len__(self):
-            return meta["examples"]
-
-    return vectors.open_features(folder, Rows()).read(examples)
-
-
 def write(folder, data, steps, d=2):
     """Features whose vector is (example, position), and of prompts (-example, 7)."""
     places = vectors.Positions(data, steps)
-    meta = {"dtype": "float32", "d_model": d, "width": 2 * d}
+    meta = {"dtype": "float32", "d_model": d, "width": 2 * d, "steps": steps}
     with vectors.writer(folder, meta) as put:
         for i in range(len(data)):
             n = places.example[i + 1] - places.example[i]
@@ -309,8 +303,43 @@ def test_other_weights_are_refused(config, weights, tmp_path):
     with pytest.raises(ConfigError, match="bring the old weights back"):
         package.load(str(tmp_path / "run"))
     shutil.rmtree(folder)
-    with pytest.raises(ValueError, match="no such path"):
+    with pytest.raises(ValueError, match="no such path.*bring them back"):
         package.load(str(tmp_path / "run"))
+
+
+def test_a_head_alone_is_no_start_of_a_whole_model(config, weights, tmp_path):
+    """Nor the other way round, nor on other weights; each is said before any work."""
+    head, whole = tmp_path / "head", tmp_path / "whole"
+    of = lambda **more: config(**{"train__duration": "2 steps"} | more)
+    train(of(model__features=2), head)
+    train(of(), whole)
+    longer = {"train__duration": "3 steps"}
+    heads = [str(head), str(head)]
+    for start, why in (
+        ({"model__init": str(head)}, "holds a head alone, .*rm-jax export"),
+        ({"model__init": heads, "members__count": 2}, "holds a head alone"),
+        ({"train__resume": str(head)}, "features = 2, this run 0: set it to 2"),
+        (
+            {"train__resume": str(whole), "model__features": 2},
+            "features = 0, this run 2: set it to 0",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            train(of(**longer | start), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    folder = tmp_path / "model"
+    shutil.copytree(weights.removeprefix("hf:"), folder)
+    resume = {"model__features": 2, "train__resume": str(head), **longer}
+    moved = of(**resume, model__init=f"hf:{folder}")
+    train(moved, tmp_path / "moved")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = 2 * tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ConfigError, match="bring the old weights back"):
+        train(moved, tmp_path / "other")
+    (head / "run.json").unlink()
+    with pytest.raises(ConfigError, match=r"head: its run\.json, .*is gone"):
+        package.load(str(head))
 
 
 def test_damaged_features_are_named(toy_set, tmp_path):
@@ -330,13 +359,35 @@ def test_damaged_features_are_named(toy_set, tmp_path):
     file.write_bytes(whole)
     with pytest.raises(FeatureError, match="80 records for 2 examples"):
         vectors.open_features(tmp_path / "f", toy_set([(5, [6])] * 2, name="other"))
+    meta = store.read_json(str(tmp_path / "f" / "meta.json"))
+    for part in ({"width": 2}, {"width": "4"}, {"dtype": "float64"}, {"dtype": None}):
+        store.write_json(str(tmp_path / "f" / "meta.json"), meta | part)
+        with pytest.raises(FeatureError, match="damaged"):
+            vectors.open_features(tmp_path / "f", data).read(np.arange(1))
     (tmp_path / "f" / "meta.json").write_text("{")
     with pytest.raises(FeatureError, match="damaged"):
         vectors.open_features(tmp_path / "f", data)
+    (tmp_path / "f" / "meta.json").unlink()
+    with pytest.raises(FeatureError, match="in the way"):
+        write(tmp_path / "f", data, False)
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(FeatureError, match=r"cannot be written.*cache_dir"):
         write(blocked / "f", data, False)
+
+
+def test_a_full_disk_is_named(toy_set, tmp_path):
+    """Nothing half-written is left, and nothing stands in the way of the next try."""
+    data = toy_set([(5, [6, 4]), (3, [8])] * 40)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(FeatureError, match=r"f: cannot be written: .*cache_dir"):
+            write(tmp_path / "d" / "f", data, False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "d").iterdir()) == []
+    write(tmp_path / "d" / "f", data, False)
 
 
 def test_labels_do_not_change_the_name_of_features(toy_set):

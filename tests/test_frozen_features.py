@@ -72,7 +72,7 @@ def test_a_held_out_fold_changes_no_choice(program, of, tmp_path):
     def sets():
         out = {}
         for layer in (1, 2):
-            meta = {"dtype": "float32", "d_model": 6, "width": 6}
+            meta = {"dtype": "float32", "d_model": 6, "width": 6, "steps": False}
             x, at = drawn(of, layer), 0
             folder = tmp_path / f"{layer}"
             if not folder.exists():

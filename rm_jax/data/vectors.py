@@ -86,6 +86,7 @@ class FeatureSet:
     folder: pathlib.Path
     meta: Mapping[str, Any]
     reader: Any
+    positions: Int[np.ndarray, "examples"]  # scored ones
 
     def read(
         self, examples: Int[np.ndarray, "n"]
@@ -95,10 +96,18 @@ class FeatureSet:
         Raises:
           FeatureError: the file is damaged.
         """
+        examples = np.asarray(examples).tolist()
         with damaged(self.folder):
-            records = self.reader.read(np.asarray(examples).tolist())
-        dtype, width = DTYPES[self.meta["dtype"]], self.meta["width"]
-        return [np.frombuffer(r, dtype).reshape(-1, width) for r in records]
+            records = self.reader.read(examples)
+            dtype, width = DTYPES[self.meta["dtype"]], self.meta["width"]
+            found = [np.frombuffer(r, dtype).reshape(-1, width) for r in records]
+            for i, vectors in zip(examples, found, strict=True):
+                if len(vectors) != self.positions[i]:
+                    raise ValueError(
+                        f"example {i} has {len(vectors)} vectors of {width} "
+                        f"{dtype.name}, and {self.positions[i]} scored positions"
+                    )
+        return found
 
 
 def key(data: TokenSet, trunk: Mapping[str, Any]) -> str:
@@ -130,35 +139,56 @@ def writer(
     """
     array_record, count = _array_record(), 0
     dtype = DTYPES[meta["dtype"]]
+    _check_free(folder)  # now, not after hours
     try:
         with scratch_folder(folder) as scratch:
             # One record a group: an example is read alone.
-            out = array_record.ArrayRecordWriter(str(scratch / FILE), "group_size:1")
+            with _full():
+                path = str(scratch / FILE)
+                out = array_record.ArrayRecordWriter(path, "group_size:1")
             try:
 
                 def write(vectors: Float[np.ndarray, "positions width"]) -> None:
                     nonlocal count
-                    out.write(vectors.astype(dtype).tobytes())
+                    with _full():
+                        out.write(vectors.astype(dtype).tobytes())
                     count += 1
 
                 yield write
             finally:
-                out.close()
+                with _full():
+                    out.close()
             store.sync(scratch)
             size = (scratch / FILE).stat().st_size
             whole = {"schema_version": VERSION, **meta, "examples": count}
             store.write_sealed(scratch / "meta.json", whole | {"bytes": size})
-            with contextlib.suppress(OSError):  # another process was first
+            try:
                 os.rename(scratch, folder)
-            if not (folder / "meta.json").exists():
-                raise FeatureError(
-                    f"features {folder}: is in the way, and no finished one: delete it"
-                )
+            except OSError:
+                if not (folder / "meta.json").exists():
+                    raise  # else another process was first
     except OSError as error:
         raise FeatureError(
             f"features {folder}: cannot be written: {error.strerror or error}: set "
             "config.data.cache_dir to a folder that can, with room"
         ) from error
+
+
+def _check_free(folder: pathlib.Path) -> None:
+    """Refuses a name that something else has than finished features."""
+    if os.path.lexists(folder) and not (folder / "meta.json").exists():
+        raise FeatureError(
+            f"features {folder}: is in the way, and no finished one: delete it"
+        )
+
+
+@contextlib.contextmanager
+def _full() -> Iterator[None]:
+    """Re-raises what array_record says of a full disk as the OSError that it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(" ".join(str(error).split())) from error
 
 
 def open_features(folder: pathlib.Path, data: TokenSet) -> FeatureSet:
@@ -176,7 +206,8 @@ def open_features(folder: pathlib.Path, data: TokenSet) -> FeatureSet:
         reader = _array_record().ArrayRecordReader(str(folder / FILE))
         if not reader.num_records() == meta["examples"] == len(data):
             raise ValueError(f"{reader.num_records()} records for {len(data)} examples")
-    return FeatureSet(folder, meta, reader)
+        positions = np.diff(Positions(data, meta["steps"]).example)
+    return FeatureSet(folder, meta, reader, positions)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ class Scorer:
 
     def _add_trunk(self) -> None:
         """What was trained is a head on features: the trunk is in model.init."""
-        sha256 = rundir.run_json(self.run)["weights"]["sha256"]
+        sha256 = rundir.weights_sha256(self.run)
         self.params = features.whole(
             self.config, self.arch, self.params, self.mesh, sha256
         )
