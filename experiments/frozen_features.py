@@ -14,6 +14,7 @@ layer. Then a head on all of the data is trained into --workdir, by `rm-jax trai
 the layer that was chosen most: to be scored with, or exported.
 
 Features are the mean over the answer's tokens; --pooling last is what can be exported.
+Each is divided by its spread over all answers, into which no label goes.
 They, and the scores of the words, are computed once: a second start finds them in
 config.data.cache_dir. Needs rm_jax[test], which has scikit-learn.
 """
@@ -29,7 +30,7 @@ import scipy.sparse
 import scipy.special
 
 import rm_jax
-from rm_jax import compiles, features
+from rm_jax import compiles, features, store
 from rm_jax.data import datasets, vectors
 from rm_jax.data.cache import TokenSet
 from rm_jax.data.contract import Encoder
@@ -46,6 +47,7 @@ EXPECTED = 0.03
 LAYERS = "8,12,16,20,24"
 PENALTIES = (0.1, 0.03, 0.01)  # λ of `bradley_terry`
 STRENGTHS = (0.1, 1.0, 10.0)  # scikit-learn's C
+NGRAMS = (1, 2)  # words
 STEPS, TOLERANCE = 100, 1e-3  # of the gradient's largest entry
 
 
@@ -143,6 +145,11 @@ def bradley_terry(x: np.ndarray, of: Labelled, trained: np.ndarray) -> np.ndarra
             restart = np.sum(slope * (new - w), axis=0) > 0
             push = np.where(restart, 0, (t - 1) / later).astype(np.float32)
             t, ahead, w = np.where(restart, 1, later), new + push * (new - w), new
+        else:
+            raise RuntimeError(
+                f"penalty {penalty}: after {STEPS} steps the gradient still has an "
+                f"entry of {np.abs(slope).max():.2e} (TOLERANCE = {TOLERANCE})"
+            )
         w = ahead
         out.append(w.T)
     return np.stack(out)
@@ -185,6 +192,7 @@ def nested(found: dict[int, vectors.FeatureSet], of: Labelled, folds: int) -> Ne
     fold, scores, inner = of.of_responses(of.fold), {}, {}
     for layer, features_of in found.items():
         x = np.concatenate(features_of.read(np.arange(len(of.data))))
+        x = x.astype(np.float32)
         x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
         for penalty, w in zip(PENALTIES, bradley_terry(x, of, trained), strict=True):
             s = x @ w.T
@@ -211,7 +219,7 @@ def words(of: Labelled, answers: list[str], folds: int) -> np.ndarray:
     length = np.log1p([len(text.split()) for text in answers])[:, None]
     out = {c: np.zeros(len(answers)) for c in STRENGTHS}
     for f in range(folds):
-        tfidf = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        tfidf = TfidfVectorizer(ngram_range=NGRAMS, sublinear_tf=True)
         tfidf.fit([t for t, own in zip(answers, fold, strict=True) if own != f])
         x = scipy.sparse.hstack([tfidf.transform(answers), length]).tocsr()
         train = np.flatnonzero(pair_fold != f)
@@ -228,14 +236,16 @@ def words(of: Labelled, answers: list[str], folds: int) -> np.ndarray:
 
 def kept_words(of: Labelled, config, encoder: Encoder, args) -> np.ndarray:
     """`words`, found once for a set and its folds."""
-    labels = hashlib.sha256(of.data.arrays["ranks"].tobytes()).hexdigest()
-    about = {"folds": args.folds, "seed": args.seed, "labels": labels}
+    digest = hashlib.sha256()
+    for part in (of.pairs.weight, of.better, of.worse, of.fold):
+        digest.update(np.ascontiguousarray(part))
+    about = {"labels": digest.hexdigest(), "strengths": STRENGTHS, "n": NGRAMS}
     path = datasets.cache_root(config.data) / "words" / vectors.key(of.data, about)
     if not path.exists():
         _, each = texts(of.data, len(of.data), encoder)
         found = words(of, [text for own in each for text in own], args.folds)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(found.astype(np.float64).tobytes())
+        store.write_bytes(str(path), found.astype(np.float64).tobytes())
     return np.frombuffer(path.read_bytes())
 
 

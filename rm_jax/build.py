@@ -179,6 +179,8 @@ def build(
         tell = lambda line, name=name: say(f"{name}: {line}")
         roomy = pack.roomy(tokens, shapes, shared, of_steps, tell)
         loaders[name] = lay(tokens, shapes=roomy)
+    if trunk is not None:
+        trunk.release()  # the head has the devices for itself
     outputs = models.heads.shapes(arch)
     attributes = len(data.train.meta["attributes"])
     losses_module.check_terms(objective, attributes, outputs)

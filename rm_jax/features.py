@@ -73,6 +73,10 @@ class Trunk:
         """Of the files of its weights."""
         return self.source.sha256()
 
+    def release(self) -> None:
+        """Takes the trunk off the devices; it is read again when it is needed."""
+        self._params.cache_clear()
+
     def record(self) -> dict[str, str]:
         """What run.json and the features' own meta.json say of the weights."""
         return {"where": self.source.where, "sha256": self.sha256}
@@ -100,6 +104,9 @@ class Trunk:
         trunk = without_head(self._arch).to_json()
         about = {name: value for name, value in trunk.items() if name not in HOW}
         about |= {"layer": layer, "weights": self.sha256, **self._reads()}
+        # Float32 products of other devices, or of another precision, are others.
+        about["device"] = jax.default_backend()
+        about["precision"] = str(jax.config.jax_default_matmul_precision)
         return root / vectors.key(data, about)
 
     def _reads(self) -> dict[str, bool]:

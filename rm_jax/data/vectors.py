@@ -27,7 +27,7 @@ from rm_jax.data.order import Order, of_one
 from rm_jax.data.scratch import scratch_folder
 from rm_jax.types import FeatureBatch
 
-VERSION = 1
+VERSION = 1  # to be raised when the forward pass of trunks changes its numbers
 FILE = "vectors.array_record"
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 # What decides a trunk's vectors of a token set.

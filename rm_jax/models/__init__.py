@@ -148,8 +148,8 @@ def head_functions(
 ) -> tuple[Callable[[jax.Array], Any], Callable[..., RewardOutput]]:
     """The head of a model as two pure functions; it reads features, not tokens.
 
-    As `functions`, and with the same draws: the head that init gives is that of the
-    whole model of the same key, and apply takes a FeatureBatch.
+    As `functions`: the head that init gives is that of the whole model of the same key;
+    apply takes a FeatureBatch, and draws other numbers for the head's dropout.
     """
     whole, _ = functions(arch)
     # What is not used of the whole model is traced only.
