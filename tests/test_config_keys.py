@@ -45,7 +45,8 @@ CONFIGS = (
     "ties:tiny-davidson", "ties:8b-rao_kupper", "ties:8b-davidson", "up_lora:tiny",
     "up_lora:8b", "urm:tiny-mle", "urm:tiny-reparam", "urm:8b-mle", "urm:8b-reparam",
     "warm:tiny-probe", "warm:tiny-tune", "warm:3b-probe", "warm:3b-tune",
-    "ziegler:tiny", "ziegler:124m", "smollm2:frozen", "smollm2:lora", "smollm2:full",
+    "ziegler:tiny", "ziegler:124m", "smollm2:frozen", "smollm2:features",
+    "smollm2:lora", "smollm2:full",
     "backbone:llama3.1-8b", "backbone:qwen3-8b", "backbone:gemma2-9b",
     "backbone:gemma2-27b",
 )  # fmt: skip
