@@ -160,10 +160,8 @@ def build(
         rows=lambda shape: sharding.local_rows(mesh, shape.rows),
         steps=of_steps,
     )
-    shared = config.batch.layout == "packed"
-    loaders, trunk = {}, None
-    if config.model.features:
-        trunk = features.Trunk(config, arch, mesh, say)
+    trunk = features.Trunk(config, arch, mesh, say) if config.model.features else None
+    if trunk is not None:
         lay = functools.partial(
             FeatureLoader,
             features=trunk.features,
@@ -172,15 +170,14 @@ def build(
             steps=of_steps,
         )
     training = _training(each, members, data, lay, say)
+    loaders = {}
     for name, tokens in data.evals.items():
-        if trunk is not None:
-            loaders[name] = lay(tokens)
-            continue
-        tell = lambda line, name=name: say(f"{name}: {line}")
-        roomy = pack.roomy(tokens, shapes, shared, of_steps, tell)
-        loaders[name] = lay(tokens, shapes=roomy)
-    if trunk is not None:
-        trunk.release()  # the head has the devices for itself
+        room = {}
+        if trunk is None:
+            tell = lambda line, name=name: say(f"{name}: {line}")
+            shared = config.batch.layout == "packed"
+            room["shapes"] = pack.roomy(tokens, shapes, shared, of_steps, tell)
+        loaders[name] = lay(tokens, **room)
     outputs = models.heads.shapes(arch)
     attributes = len(data.train.meta["attributes"])
     losses_module.check_terms(objective, attributes, outputs)
@@ -247,6 +244,10 @@ def build(
     score = make(apply, mesh, one, None if together else members)
     token_logp = objective.needs_token_logp or head.of_logp
     work = functools.partial(_flops, arch, members, token_logp)
+    if trunk is not None:  # last: it may take hours
+        for loader in (*training.loaders, *loaders.values()):
+            loader.compute()
+        trunk.release()  # the head has the devices for itself
     return Built(
         data,
         arch,

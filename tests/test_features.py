@@ -115,6 +115,14 @@ def test_a_lower_layer_is_a_cut_trunk_wherever_it_goes(config, tmp_path, weights
     np.testing.assert_array_equal(found["score.weight"][0], model.params["head"])
 
 
+def test_what_is_cheap_is_checked_before_the_trunk_runs(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "load", lambda *args: pytest.fail("the trunk ran"))
+    nothing = {"optim__lr_multipliers": ((".*", 0.0),), "model__features": 4}
+    fresh = {"data__cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(ValueError, match="freezes everything"):
+        train(config(**nothing, **fresh), tmp_path / "run")
+
+
 def test_a_second_run_does_not_read_the_trunk(config, tmp_path, monkeypatch):
     train(config(model__features=3), tmp_path / "first")
 

@@ -8,6 +8,7 @@ that of the prompt. They are float32, or bfloat16 where the trunk computes in it
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -263,9 +264,18 @@ class FeatureLoader(Loader):
         self.data, self.features, self.examples = data, features, examples
         self.order = order or of_one(len(data), seed=0)
         self.multiple, self.steps = multiple, steps
-        self._positions, self._found = Positions(data, steps), features(data)
+        self._positions = Positions(data, steps)
         rows, most = -(-examples // multiple) * multiple, self._positions.most
         self.shapes = (pack.Shape(rows, most, most),)
+
+    @functools.cached_property
+    def found(self) -> FeatureSet:
+        """The features, which are computed when they are first asked for."""
+        return self.features(self.data)
+
+    def compute(self) -> None:
+        """Computes the features now, if they are not on the disk."""
+        _ = self.found
 
     def of(self, data: TokenSet) -> "FeatureLoader":
         """Lays out another set as this one; its features are computed."""
@@ -291,8 +301,8 @@ class FeatureLoader(Loader):
         """The vectors of a chunk, a response's in the place that its item gives it."""
         rows, slots = chunk.shape.rows, chunk.shape.slots
         own = [items[i] for i in chunk.items]
-        found = self._found.read(np.array([item.example for item in own]))
-        width = self._found.meta["width"]
+        found = self.found.read(np.array([item.example for item in own]))
+        width = self.found.meta["width"]
         vectors = np.zeros((rows, slots, width), np.float32)
         lengths = np.zeros((rows, slots), np.float32)
         slot_ids = np.full((rows, slots, 3), -1, np.int32)
@@ -307,5 +317,5 @@ class FeatureLoader(Loader):
                 slot_ids[row, here, :2] = row, column
                 slot_ids[row, here, 2] = np.arange(1, n + 1) % n  # 0, the end, is last
                 used += n
-        d = self._found.meta["d_model"]
+        d = self.found.meta["d_model"]
         return FeatureBatch(vectors[..., :d], vectors[..., d:], lengths, slot_ids)
