@@ -66,7 +66,8 @@ def features(words: list[str]) -> None:
     """`rm-jax features`."""
     words, knobs = arguments.take_knobs(words)
     parser = arguments.parser(
-        "features", "Run a frozen trunk over the sets of a config, once for all heads."
+        "features",
+        "Run a frozen trunk over the sets of a config, once for all later runs.",
     )
     arguments.add_config(parser)
     parser.add_argument(
