@@ -250,3 +250,18 @@ def test_what_a_classifier_cannot_hold(make, tmp_path, changes, why):
 )
 def test_a_card_has_no_paths_of_a_machine(spec, shown):
     assert card._public(spec) == shown
+
+
+def test_a_card_says_the_biases_that_were_found(make, tmp_path):
+    changes = {k: v for k, v in SHORT.items() if k not in NO_EVAL}
+    train(make(**changes, train__keep_best=0), tmp_path / "run")
+    (folder,) = export(str(tmp_path / "run"), str(tmp_path / "out"))
+    text = pathlib.Path(folder, "README.md").read_text("utf-8")
+    found = json.loads((tmp_path / "run" / "evals.json").read_text())["sets"]["valid"]
+    assert f"by {found['score_length_corr']:+.2f} within a prompt" in text
+    assert f"{found['shorter_chosen_accuracy']:.3f} where they prefer the short" in text
+    assert "Not measured" not in text and str(tmp_path) not in text
+    train(make(**SHORT), tmp_path / "blind")
+    (folder,) = export(str(tmp_path / "blind"), str(tmp_path / "blind-out"))
+    text = pathlib.Path(folder, "README.md").read_text("utf-8")
+    assert "Not measured: the run was not evaluated" in text and "ALARM" not in text

@@ -1,6 +1,7 @@
 """The model card of an exported folder, from what the run says of itself."""
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rm_jax import store
@@ -27,9 +28,11 @@ def card(scorer: Scorer, model_type: str, dtype: str, base: str = "") -> str:
       base: what the folder is an adapter of; "" is a whole model.
     """
     arch, run = scorer.arch, scorer.config
+    hub = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", str(run.model.init))
     lines = [
         "---",
         *([f"base_model: {base}", "library_name: peft"] if base else []),
+        *([f"base_model: {hub[1]}"] if hub and not base else []),
         "pipeline_tag: text-classification",
         "tags: [reward-model, rm_jax]",
         "---",
@@ -59,8 +62,9 @@ def card(scorer: Scorer, model_type: str, dtype: str, base: str = "") -> str:
         "`add_special_tokens=False`. `python verify.py` checks the folder.",
         "",
         *(_loading(base) if base else []),
-        f"Longer conversations than {scorer.contract.max_length} tokens were cut in "
-        f"training (truncation_side `{scorer.contract.truncation_side}`).",
+        f"Longer conversations than {scorer.contract.max_length} tokens: in training "
+        f"`{scorer.contract.over_long}` (truncation_side "
+        f"`{scorer.contract.truncation_side}`).",
         "",
         "## Known biases",
         "",
@@ -118,12 +122,37 @@ def _figures(scorer: Scorer) -> list[str]:
 
 
 def _biases(scorer: Scorer) -> list[str]:
-    lines = []
-    for name, found in _sets(scorer).items():
-        lines += [f"- {name}: {alarm}" for alarm in found.get("alarms", [])]
-    lines = lines or ["No alarm of the run's own audit was raised."]
-    lines.append(
+    """What the run's own audit found, of each set, and what every model has."""
+    lines, sets = [], _sets(scorer)
+    for name, found in sets.items():
+        lines += [f"- {name}: {said}" for said in _found(found)]
+    if not sets:
+        lines.append("- Not measured: the run was not evaluated.")
+    lines += [
+        "",
         "A reward model inherits what its annotators like (length, style, agreement), "
-        "and a policy trained hard against it will find what it gets wrong."
-    )
+        "and a policy trained hard against it will find what it gets wrong.",
+    ]
     return lines
+
+
+def _found(found: Mapping[str, Any]) -> Iterator[str]:
+    """Biases of one set: of length, of a world's probes, and alarms."""
+    if "score_length_corr" in found:
+        yield (
+            "scores correlate with the length of the response by "
+            f"{found['score_length_corr']:+.2f} within a prompt"
+        )
+    pair = [found.get(f"{way}_chosen_accuracy") for way in ("longer", "shorter")]
+    if None not in pair:
+        yield (
+            f"{pair[0]:.3f} of the pairs are right where people prefer the longer "
+            f"response, {pair[1]:.3f} where they prefer the shorter one"
+        )
+    for kind, probe in found.get("probes", {}).items():
+        yield (
+            f"{kind} is worth {probe['model_bias']:+.2f} nats more to the model than "
+            f"in truth, and {probe['annotator_bias']:+.2f} to its annotators"
+        )
+    for alarm in found.get("alarms", ()):
+        yield f"ALARM: {alarm}"
