@@ -33,7 +33,7 @@ from rm_jax.evals import reducers
 from rm_jax.evals.score import Scored, ScoreFn
 from rm_jax.flops import step_flops
 from rm_jax.members import Members
-from rm_jax.models import ArchConfig
+from rm_jax.models import ArchConfig, given
 from rm_jax.models.arch import from_json
 from rm_jax.optim import make_optimizer
 from rm_jax.plugins import Plugin
@@ -149,6 +149,12 @@ def build(
         data.train.meta["attributes"],
     )
     _check_arch(config, arch)
+    if 0 < (n := given.context(config.model)) < config.contract.max_length:
+        say(
+            f"WARNING config.contract.max_length = {config.contract.max_length}, but "
+            f"config.model.init = {config.model.init!r} was made for {n} tokens "
+            "(max_position_embeddings): lower it to that"
+        )
     sets = {"train": data.train, **data.evals}
     datasets.check_rows(sets, head.rivals, head.of_logp)
     of_steps = bool(head.steps)

@@ -18,7 +18,7 @@ from rm_jax import models, pretrained
 from rm_jax.data.schema import record_from_dict
 from rm_jax.export import card, export
 from rm_jax.export.files import ExportError
-from rm_jax.export.peers import verify
+from rm_jax.export.peers import VerifyError, verify
 from rm_jax.export.texts import CONVERSATIONS
 from rm_jax.manifest import named
 from rm_jax.models import hf, lora
@@ -168,6 +168,76 @@ def test_a_server_is_asked_for_raw_scores(make, rm_jax, tmp_path):
     assert code == 1 and "known: hf, vllm, or a URL" in err
     code, _, err = rm_jax("verify", tmp_path / "run", "--peer", url)
     assert code == 1 and "no golden.jsonl" in err
+
+
+ONE = {"input_ids": [5], "score": 0.5}
+
+
+def of_two(folder):
+    """A folder of two golden rows, as far as `verify` reads it."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"dtype": "float32"}')
+    rows = [json.dumps(ONE | {"input_ids": [i]}) + "\n" for i in (5, 6)]
+    (folder / "golden.jsonl").write_text("".join(rows))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("models", "rows", "why"),
+    [
+        ([], None, r"v1/models: names no model \(\[\]\)"),
+        ({"data": []}, None, "names no model"),
+        ({"data": [{}]}, None, "names no model"),
+        (None, None, "classify: want data with an index"),
+        (None, [{"index": 0, "probs": [1]}], "1 scores for 2 texts"),
+        (None, [{"index": 0, "probs": [1]}] * 2, "each text, got"),
+        (None, [{"index": 0, "probs": [1, 2]}], "probs of one number"),
+        (None, [{"index": 0, "probs": [None]}], "each text, got"),
+        (None, [{"index": 0, "probs": ["x"]}], "each text, got"),
+        (None, [{"index": 0}], "each text, got"),
+        (None, [3], "each text, got"),
+    ],
+)
+def test_an_answer_that_is_none_is_shown(monkeypatch, tmp_path, models, rows, why):
+    names = {"data": [{"id": "rm"}]} if models is None else models
+    answer = lambda url, body: names if body is None else {"data": rows}
+    monkeypatch.setattr("rm_jax.export.peers._ask", answer)
+    with pytest.raises(VerifyError, match=why):
+        verify(str(of_two(tmp_path / "out")), "http://here")
+
+
+@pytest.mark.parametrize("url", ["http://no such host", "http://[::bad"])
+def test_a_url_that_is_none_is_named(tmp_path, url):
+    with pytest.raises(VerifyError, match="is a server there"):
+        verify(str(of_two(tmp_path / "out")), url)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "", "junk", "[]", "{}", json.dumps({"input_ids": [5]}),
+        json.dumps(ONE | {"score": float("nan")}), json.dumps(ONE | {"score": "0.5"}),
+        json.dumps(ONE | {"score": None}), json.dumps(ONE | {"input_ids": []}),
+        json.dumps(ONE | {"input_ids": "ab"}),
+    ],
+)  # fmt: skip
+def test_a_golden_row_that_is_none_is_named(tmp_path, line):
+    folder = of_two(tmp_path / "out")
+    with open(folder / "golden.jsonl", "a") as file:
+        file.write(line + "\n" + json.dumps(ONE) + "\n")
+    with pytest.raises(VerifyError, match=r"golden\.jsonl line 3: want an object"):
+        verify(str(folder), "http://here")
+
+
+def test_other_things_of_a_folder_are_named(tmp_path):
+    folder = of_two(tmp_path / "out")
+    for value in (float("nan"), -1.0, float("inf")):
+        with pytest.raises(VerifyError, match="--atol .*: want a number, 0 or more"):
+            verify(str(folder), "hf", value)
+    for text in ("[]", "{}", '{"dtype": "int8"}', '{"dtype": []}'):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(VerifyError, match=r"config\.json: dtype = .*: known: "):
+            verify(str(folder), "hf")
 
 
 @pytest.mark.parametrize("eos", ["template", "append"])

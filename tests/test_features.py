@@ -350,6 +350,20 @@ def test_a_head_alone_is_no_start_of_a_whole_model(config, weights, tmp_path):
         package.load(str(head))
 
 
+@pytest.mark.parametrize(("context", "warned"), [(127, True), (128, False)])
+def test_a_context_that_is_too_short_is_warned_of(
+    config, weights, tmp_path, context, warned
+):
+    """The config's max_length is 128 tokens."""
+    folder = tmp_path / "model"
+    shutil.copytree(weights.removeprefix("hf:"), folder)
+    more = {"max_position_embeddings": context}
+    (folder / "config.json").write_text(json.dumps(tinymodel.CONFIG | more))
+    c = config(model__init=f"hf:{folder}", model__features=1)
+    _, said = train(c, tmp_path / "run")
+    assert (f"was made for {context} tokens" in said) == warned
+
+
 def test_damaged_features_are_named(toy_set, tmp_path):
     data = toy_set([(5, [6, 4]), (3, [8])] * 40)
     write(tmp_path / "f", data, False)

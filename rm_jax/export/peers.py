@@ -1,8 +1,9 @@
 """`rm-jax verify`: whether another program scores an exported folder as it should."""
 
+import http.client
 import json
+import math
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from safetensors import safe_open
 
 from rm_jax import store
-from rm_jax.export import adapter
+from rm_jax.export import adapter, files
 
 ATOL = 1e-4  # of float32
 SHARE = 0.05  # of the standard deviation of the scores: of bfloat16
@@ -70,13 +71,9 @@ def verify(folder: str, peer: str, atol: float | None = None) -> Verdict:
     Raises:
       VerifyError: no such folder, or the peer does not answer with scores.
     """
-    path = os.path.join(folder, "golden.jsonl")
-    if not os.path.isfile(path):
-        raise VerifyError(
-            f"{folder}: no golden.jsonl: want a folder of `rm-jax export`"
-        )
-    lines = pathlib.Path(path).read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    if atol is not None and not 0 <= atol < math.inf:
+        raise VerifyError(f"--atol {atol}: want a number, 0 or more")
+    rows = _golden(folder)
     dtype = _dtype(folder)
     spread = statistics.pstdev(row["score"] for row in rows)
     default = ATOL if dtype == "float32" else SHARE * spread
@@ -103,6 +100,31 @@ def verify(folder: str, peer: str, atol: float | None = None) -> Verdict:
     return Verdict(peer, len(rows), worst, allowed)
 
 
+def _golden(folder: str) -> list[dict[str, Any]]:
+    """The rows of golden.jsonl, each as `export` writes them."""
+    path = os.path.join(folder, "golden.jsonl")
+    if not os.path.isfile(path):
+        raise VerifyError(
+            f"{folder}: no golden.jsonl: want a folder of `rm-jax export`"
+        )
+    rows = []
+    for i, line in enumerate(store.read_text(path).rstrip("\n").split("\n")):
+        try:
+            row = json.loads(line)
+            ids, score = row["input_ids"], row["score"]
+            sound = type(ids) is list and ids and all(type(n) is int for n in ids)
+            sound = sound and type(score) in (int, float) and math.isfinite(score)
+        except (ValueError, TypeError, KeyError):
+            sound = False
+        if not sound:
+            raise VerifyError(
+                f"{path} line {i + 1}: want an object with input_ids and a finite "
+                f"score, got {line!r:.80}: export the run again"
+            )
+        rows.append(row)
+    return rows
+
+
 def _is_adapter(folder: str) -> bool:
     return os.path.exists(os.path.join(folder, adapter.CONFIG))
 
@@ -110,7 +132,15 @@ def _is_adapter(folder: str) -> bool:
 def _dtype(folder: str) -> str:
     """Of the weights, a name in files.DTYPES."""
     if not _is_adapter(folder):
-        return store.read_json(os.path.join(folder, "config.json"))["dtype"]
+        path = os.path.join(folder, "config.json")
+        config = store.read_json(path)
+        dtype = config.get("dtype") if isinstance(config, dict) else None
+        if dtype not in tuple(files.DTYPES):
+            raise VerifyError(
+                f"{path}: dtype = {dtype!r}: known: {', '.join(files.DTYPES)}: export "
+                "the run again"
+            )
+        return dtype
     with safe_open(os.path.join(folder, adapter.WEIGHTS), "numpy") as file:
         kind = file.get_slice(adapter.HEAD).get_dtype()
     return "float32" if kind == "F32" else "bfloat16"
@@ -149,26 +179,41 @@ def _vllm(folder: str, ids: Sequence[Sequence[int]], dtype: str) -> list[float]:
 def _server(url: str, ids: Sequence[Sequence[int]]) -> list[float]:
     """Of POST /classify; raw scores are asked for."""
     models = _ask(f"{url}/v1/models", None)
+    try:
+        name = models["data"][0]["id"]
+    except (TypeError, LookupError):
+        raise VerifyError(
+            f"{url}/v1/models: names no model ({models!r:.100}): want a vLLM server"
+        ) from None
     body = {
-        "model": models["data"][0]["id"],
+        "model": name,
         "input": [list(row) for row in ids],
         "use_activation": False,
     }
     found = _ask(f"{url}/classify", body)
-    rows = sorted(found["data"], key=lambda row: row["index"])
-    return [float(row["probs"][0]) for row in rows]
+    try:
+        by_index = {}
+        for row in found["data"]:
+            (by_index[row["index"]],) = map(float, row["probs"])
+        n = len(found["data"])
+        return [by_index[i] for i in range(n)]
+    except (TypeError, LookupError, ValueError):
+        raise VerifyError(
+            f"{url}/classify: want data with an index and probs of one number for "
+            f"each text, got {found!r:.200}"
+        ) from None
 
 
 def _ask(url: str, body: Any) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        url, data=data, headers={"Content-Type": "application/json"}
-    )
     try:
+        request = urllib.request.Request(
+            url, data=data, headers={"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         said = error.read(300).decode("utf-8", "replace")
         raise VerifyError(f"{url}: {error.code} {said}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise VerifyError(f"{url}: {error}: is a server there?") from error

@@ -61,6 +61,14 @@ def of_init(model: Mapping[str, Any], vocab_size: int, pooling: str) -> ArchConf
     return dataclasses.replace(trunk, pooling=pooling, lm_head=wanted, **own)
 
 
+def context(model: Mapping[str, Any]) -> int:
+    """Tokens that the weights of others were made for; 0 where nobody says."""
+    init = named(model)[0]
+    if model["arch"] != "init" or not is_foreign(init):
+        return 0
+    return open_source(init).config.get("max_position_embeddings") or 0
+
+
 def named(model: Mapping[str, Any]) -> list[str]:
     """What config.model.init names: one start, or several that members take."""
     return [model["init"]] if isinstance(model["init"], str) else list(model["init"])
