@@ -173,6 +173,9 @@ def test_heads_are_kept(tmp_path, name):
     np.testing.assert_array_equal(head.params["head/kernel"], more[name].T)
     with pytest.raises(WeightsError, match="has no head of scores"):
         pretrained.head_of(open_source(write(tmp_path / "m")), 8)
+    two = arrays() | {"classifier.weight": one, name: one}
+    with pytest.raises(WeightsError, match=f"{name} and classifier.weight"):
+        pretrained.head_of(open_source(write(tmp_path / "m", two)), 8)
 
 
 def test_stories260k_equals_numpy(test_data):
