@@ -210,10 +210,10 @@ def head_of(source: Source, d_model: int) -> FoundHead:
             "set it to 'zero' or 'normal'"
         )
     if len(found) > 1:
+        names = " and ".join(w for w, _ in found)
         raise WeightsError(
-            f"{source.where} has several heads of scores, {' and '.join(w for w, _ in found)}"
-            ": leave the one in the folder that is meant, or set "
-            "config.model.head.init to 'zero' or 'normal'"
+            f"{source.where} has several heads of scores, {names}: leave "
+            "one in the folder, or set config.model.head.init to 'zero' or 'normal'"
         )
     if not hf.family(source.config).lm_head:
         raise WeightsError(
