@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tinymodel
 from safetensors.numpy import load_file, save_file
-from tiny import NO_EVAL
+from tiny import NO_EVAL, train
 
 import rm_jax
+from rm_jax.config import ConfigError
 from rm_jax.losses import LOSSES, REGULARIZERS
+from rm_jax.weights.source import open_source
 from rm_jax.weights.tensors import WeightsError
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -69,3 +71,34 @@ def test_rows_of_a_kept_head_go_to_the_attributes_they_are_called(make, root, tm
             begin(config, tmp_path / "run")
         assert str(sorted(RATINGS)) in str(error.value)
         assert str(list((other or {}).values())) in str(error.value)
+
+
+def test_a_run_notes_its_weights_and_goes_on_with_no_others(make, tmp_path):
+    one, two = (tinymodel.write(tmp_path / name) for name in "ab")
+    scale = {"model.norm.weight": np.full(8, 2, np.float32)}
+    add(two, scale)
+    config = lambda init, n, **more: make(
+        **OTHERS, model__init=init, train__duration=f"{n} steps", **more
+    )
+    train(config(one, 1), tmp_path / "run")
+    record = lambda run: json.loads((tmp_path / run / "run.json").read_text())
+    digest = lambda spec: open_source(spec).sha256()
+    assert record("run")["weights"] == {"where": one, "sha256": digest(one)}
+    members = config([one, two], 1, members__count=2)
+    train(members, tmp_path / "members")
+    want = [{"where": spec, "sha256": digest(spec)} for spec in (one, two)]
+    assert record("members")["weights"] == want and want[0] != want[1]
+    train(config(str(tmp_path / "run"), 1), tmp_path / "next")
+    assert record("next")["weights"] is None
+    train(config(one, 2), tmp_path / "run")
+    add(one, scale)
+    with pytest.raises(ConfigError, match=r"another content of config.model.init "):
+        train(config(one, 3), tmp_path / "run")
+
+
+def test_members_of_other_weights_are_of_one_process(make, tmp_path, monkeypatch):
+    model = tinymodel.write(tmp_path / "m")
+    config = make(**OTHERS, model__init=model, members__count=2)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="2 members .* with 2 processes"):
+        begin(config, tmp_path / "run")
