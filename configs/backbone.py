@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from rm_jax.config import load
 
-# weights, fsdp of the mesh, rows of 4096 tokens in a chunk: one a chip
+# weights, fsdp of the mesh, rows of 4096 tokens in a chunk: one a chip; contract.bos:
+# Qwen3's tokenizer has no BOS
 ARGS = {
-    "llama3.1-8b": ("meta-llama/Llama-3.1-8B-Instruct", 16, 32),
-    "qwen3-8b": ("Qwen/Qwen3-8B", 16, 32),
-    "gemma2-9b": ("google/gemma-2-9b-it", 32, 32),
-    "gemma2-27b": ("google/gemma-2-27b-it", 64, 128),
+    "llama3.1-8b": ("meta-llama/Llama-3.1-8B-Instruct", 16, 32, "one"),
+    "qwen3-8b": ("Qwen/Qwen3-8B", 16, 32, "none"),
+    "gemma2-9b": ("google/gemma-2-9b-it", 32, 32, "one"),
+    "gemma2-27b": ("google/gemma-2-27b-it", 64, 128, "one"),
 }
 
 
@@ -27,10 +28,11 @@ def get_config(arg: str = "llama3.1-8b") -> ConfigDict:
     arg = arg or "llama3.1-8b"
     if arg not in ARGS:
         raise ValueError(f"backbone has no {arg!r}; known: {list(ARGS)}")
-    weights, fsdp, rows = ARGS[arg]
+    weights, fsdp, rows, bos = ARGS[arg]
     c = load("rm_jax:llama:8b")
     c.name = f"backbone-{arg}"
     c.contract.tokenizer = "init"
+    c.contract.bos = bos
     c.model.arch = "init"
     c.model.init = f"hf:{weights}"
     c.mesh.fsdp = fsdp

@@ -41,6 +41,7 @@ from rm_jax.state import TrainState, new_params, new_state, plan
 from rm_jax.step import Step, make_pick, make_score, make_step
 from rm_jax.stepscores import make_step_scores
 from rm_jax.types import Labels, Rows
+from rm_jax.weights.source import open_source
 
 
 class Built(NamedTuple):
@@ -62,7 +63,8 @@ class Built(NamedTuple):
         [m e k].
       pick: (params, i) -> parameters of run i, a program.
       flops: model FLOPs of a training step.
-      weights: of a run on features, what they were made with: {"where", "sha256"}.
+      weights: of others that it starts from, or that its features were made with:
+        {"where", "sha256"}, a list where config.model.init is one, None without.
       total: steps of the whole run.
       plugins: name -> code from outside.
     """
@@ -81,7 +83,7 @@ class Built(NamedTuple):
     score: Callable[..., Any]
     pick: Callable[[Any, int], Any]
     flops: Callable[[StepBatch], float]
-    weights: dict[str, str] | None
+    weights: dict[str, str] | list[dict[str, str]] | None
     total: int
     plugins: dict[str, Plugin]
 
@@ -107,6 +109,7 @@ def build(
     found = plugins.find(config, losses, regularizers, workdir or "")
     each = tuple(units) if len(units) > 1 else ensemble.configs(config)
     members = _members(config, each, together=len(units) > 1)
+    _check_processes(config, members)
     objectives = [losses_module.choose(c.loss, losses, regularizers) for c in each]
     objective = objectives[0].shared(objectives[1:])
     reducer = reducers.parse(config.members.reducer).reducer
@@ -269,10 +272,38 @@ def build(
         score,
         pick,
         work,
-        trunk and trunk.record(),
+        _weights(config),
         total,
         found,
     )
+
+
+def _weights(config: Any) -> dict[str, str] | list[dict[str, str]] | None:
+    """What identifies the weights of others that config.model.init names.
+
+    Reads all of their files, once in a process, also where a checkpoint is there to go
+    on from: a run whose start nobody can tell any more cannot be repeated.
+    """
+    init = config.model.init
+    sources = map(open_source, filter(given.is_foreign, given.named(config.model)))
+    found = [{"where": s.where, "sha256": s.sha256()} for s in sources]
+    return (found[0] if isinstance(init, str) else found) if found else None
+
+
+def _check_processes(config: Any, members: Members | None) -> None:
+    """Refuses members each with a trunk of others in several processes.
+
+    Raises:
+      ConfigError: they are; each is read whole onto one device before they are joined.
+    """
+    each = members is not None and members.share == "none"
+    foreign = any(map(given.is_foreign, given.named(config.model)))
+    if each and foreign and jax.process_count() > 1:
+        raise ConfigError(
+            f"{members.count} members that start from weights of others, "
+            f"config.model.init = {config.model.init!r}, with {jax.process_count()} "
+            "processes: start one process, or set config.members.share = 'adapters'"
+        )
 
 
 def _check_arch(config: Any, arch: ArchConfig) -> None:
@@ -450,6 +481,7 @@ def identity(configs: Sequence[Any], built: Built) -> dict[str, str]:
         "code of rm_jax": provenance.package_sha256(),
         "data": json.dumps(prints, sort_keys=True, default=str),
         "contract": built.data.contract.sha(),
+        "content of config.model.init": json.dumps(built.weights),
     }
 
 
@@ -477,7 +509,7 @@ def check_same(workdir: str, built: Built) -> None:
     if info["contract_sha256"] != built.data.contract.sha():
         changed.append("contract")
     if info.get("weights") != built.weights:
-        changed.append("trunk under its head")
+        changed.append("content of config.model.init")
     if changed:
         raise ConfigError(
             f"{workdir} was made with another {', another '.join(changed)} (a file, a "

@@ -186,10 +186,12 @@ class FoundHead(NamedTuple):
     Attributes:
       name: of ours that computes it: linear, affine or attributes.
       params: path -> array, as that head has them.
+      labels: what config.json calls each output, as far as it does.
     """
 
     name: str
     params: dict[str, np.ndarray]
+    labels: tuple[str, ...] = ()
 
 
 def head_of(source: Source, d_model: int) -> FoundHead:
@@ -198,7 +200,7 @@ def head_of(source: Source, d_model: int) -> FoundHead:
     One output is "linear" (w . h), with a bias "affine"; several are "attributes".
 
     Raises:
-      WeightsError: there is none, or one that no head of ours computes.
+      WeightsError: there is none, several, or one that no head of ours computes.
     """
     found = [(w, b) for w, b in HEADS if w in source.tensors]
     if not found:
@@ -206,6 +208,12 @@ def head_of(source: Source, d_model: int) -> FoundHead:
             f"{source.where} has no head of scores ("
             f"{', '.join(w for w, _ in HEADS)}), but config.model.head.init = 'keep': "
             "set it to 'zero' or 'normal'"
+        )
+    if len(found) > 1:
+        names = " and ".join(w for w, _ in found)
+        raise WeightsError(
+            f"{source.where} has several heads of scores, {names}: leave "
+            "one in the folder, or set config.model.head.init to 'zero' or 'normal'"
         )
     if not hf.family(source.config).lm_head:
         raise WeightsError(
@@ -234,4 +242,36 @@ def head_of(source: Source, d_model: int) -> FoundHead:
         return FoundHead("affine", {"head/kernel": kernel[0], "head/bias": offset[0]})
     zero = np.zeros(shape[0], np.float32)
     offset = zero if offset is None else offset
-    return FoundHead("attributes", {"head/kernel": kernel.T, "head/bias": offset})
+    params = {"head/kernel": kernel.T, "head/bias": offset}
+    return FoundHead("attributes", params, _labels(source.config, shape[0]))
+
+
+def _labels(config: Mapping[str, Any], n: int) -> tuple[str, ...]:
+    """Names of n outputs by id2label, whose keys are numbers as text; () of none."""
+    given = config.get("id2label")
+    given = given if isinstance(given, dict) else {}
+    return tuple(str(given[str(i)]) for i in range(n) if str(i) in given)
+
+
+def as_attributes(
+    found: FoundHead, attributes: Sequence[str], where: str
+) -> dict[str, np.ndarray]:
+    """Parameters of a head of attributes, its outputs in the order of the data's.
+
+    Args:
+      found: the head; its outputs are in an order of their own.
+      attributes: of the model, as the training data name them.
+      where: the weights, for the message.
+
+    Raises:
+      WeightsError: the head's names are not exactly the data's; it has both.
+    """
+    if sorted(found.labels) != sorted(attributes):
+        raise WeightsError(
+            f"{where}: id2label of config.json calls the outputs of the head "
+            f"{list(found.labels)}, the ratings of the training data are "
+            f"{list(attributes)}: make the names the same in one of the two, or set "
+            "config.model.head.init = 'zero'"
+        )
+    order = [found.labels.index(name) for name in attributes]
+    return {path: x[..., order] for path, x in found.params.items()}

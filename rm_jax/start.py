@@ -216,7 +216,11 @@ def _foreign(
             f"{found.name!r}, config.model.head.name = {model.head.name!r}: set it to "
             "that, or head.init to 'zero'"
         )
-    return arrays | {path: jax.numpy.asarray(x) for path, x in found.params.items()}
+    params = found.params
+    if found.name == "attributes":
+        attributes = built.arch.attributes
+        params = pretrained.as_attributes(found, attributes, source.where)
+    return arrays | {path: jax.numpy.asarray(x) for path, x in params.items()}
 
 
 def check_start(config: Any) -> None:

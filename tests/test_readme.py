@@ -185,10 +185,15 @@ def test_a_model_is_trained_evaluated_explained_and_scored_with(commands, at, re
 
 def test_a_backbone_is_trained_exported_and_has_features(commands, at):
     """A narrow Llama in place of the README's models, which are of the hub."""
-    own = at / "models" / "Qwen3-0.6B"
+    own, other = at / "models" / "Qwen3-0.6B", at / "models" / "SmolLM2"
     own.mkdir(parents=True)
-    model = tinymodel.write(own)
-    save_tokenizer(byte_tokenizer(), own)
+    tinymodel.write(own)
+    model = tinymodel.write(other)
+    save_tokenizer(byte_tokenizer(), other)
+    no_bos = byte_tokenizer()  # as Qwen's
+    no_bos.chat_template = no_bos.chat_template.replace("bos_token", "''")
+    no_bos.bos_token = None
+    save_tokenizer(no_bos, own)
     named = "--config.model.init=hf:models/Qwen3-0.6B"
     train = next(a for a in commands if named in a)
     rows = ["--config.data.train=hh:helpful-base.jsonl.gz"]

@@ -36,7 +36,7 @@ from rm_jax.data.tokenizers import (
     load_tokenizer,
     save_tokenizer,
 )
-from rm_jax.limits import ConfigError
+from rm_jax.limits import FOREIGN, ConfigError
 from rm_jax.weights.source import open_source as open_weights
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def given_tokenizer(init: Any) -> "PreTrainedTokenizerFast":
             "config.contract.tokenizer = 'init' is the tokenizer of what "
             f"config.model.init names, which is 'scratch'; known: {KNOWN}"
         )
-    if init.partition(":")[0] not in ("hf", "gguf", "llama2c"):
+    if not init.startswith(FOREIGN):
         return load_tokenizer(store.join(init, "tokenizer"))
     found = open_weights(init).tokenizer
     if found is None:

@@ -11,6 +11,7 @@ import os
 import re
 
 from rm_jax import store
+from rm_jax.limits import FOREIGN
 from rm_jax.weights import folder, gguf, llama2c
 from rm_jax.weights.tensors import Source, WeightsError
 
@@ -22,6 +23,9 @@ KINDS = (
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 # What is downloaded: nothing that is pickled, and no subfolders.
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt")
+# One start opens a model several times: for its tokenizer, arch, parameters, sha256.
+# So what is copied from a URL, and which commit a name of the hub is, is settled once
+# for the process, and all of these are of the same files.
 # Copies of what lies at URLs; they last as long as the process.
 _copies = contextlib.ExitStack()
 atexit.register(_copies.close)
@@ -37,7 +41,7 @@ def open_source(spec: str) -> Source:
       ImportError: `gguf` is not installed.
     """
     kind, _, path = spec.partition(":")
-    if kind not in ("hf", "gguf", "llama2c") or not path:
+    if not spec.startswith(FOREIGN) or not path:
         raise WeightsError(f"weights {spec!r:.200}: known: {KINDS}")
     if kind == "hf" and not store.exists(path) and HUB_ID.fullmatch(path):
         return _from_hub(path)
@@ -62,17 +66,26 @@ def _opened_gguf(path: str, spec: str, size: int, changed: int) -> Source:
     return gguf.open_gguf(path, spec)
 
 
+@functools.cache
 def _local(path: str) -> str:
     return _copies.enter_context(store.local(path))
 
 
 def _from_hub(id: str) -> Source:
-    """A model of the hub, downloaded once into the cache of huggingface_hub."""
+    """A model of the hub, of the commit that its name first was in this process."""
+    path = _snapshot(id)
+    name, commit = id.partition("@")[0], os.path.basename(path)
+    return folder.open_folder(path, f"hf:{name}@{commit}")
+
+
+@functools.cache
+def _snapshot(id: str) -> str:
+    """Folder of a model of the hub, in the cache of huggingface_hub."""
     import huggingface_hub
 
     name, _, revision = id.partition("@")
     try:
-        path = huggingface_hub.snapshot_download(
+        return huggingface_hub.snapshot_download(
             name,
             revision=revision or None,
             allow_patterns=list(PATTERNS),
@@ -84,5 +97,3 @@ def _from_hub(id: str) -> Source:
             f"weights 'hf:{id}': no such folder, and not to be had from the hub "
             f"({why:.300}); offline, give a local folder"
         ) from error
-    commit = os.path.basename(path)
-    return folder.open_folder(path, f"hf:{name}@{commit}")

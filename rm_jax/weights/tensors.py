@@ -4,6 +4,7 @@
 array([1., 1.])
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -57,10 +58,17 @@ class Source(NamedTuple):
         """Of the content of its files, in the order of their names."""
         digest = hashlib.sha256()
         for path in sorted(self.files, key=os.path.basename):
-            with open(path, "rb") as file:
-                one = hashlib.file_digest(file, "sha256").hexdigest()
+            stat = os.stat(path)
+            one = _sha256(path, stat.st_size, stat.st_mtime_ns)
             digest.update(f"{os.path.basename(path)} {one}\n".encode())
         return digest.hexdigest()
+
+
+@functools.cache
+def _sha256(path: str, size: int, changed: int) -> str:
+    """Of a file of this size and date: once a process, large models take minutes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def finite(array: np.ndarray, name: str, path: str) -> np.ndarray:

@@ -42,6 +42,9 @@ SELDOM = TURNS.replace(
 DAY = datetime.date(2024, 7, 26)
 CLOCKS = (datetime.datetime(1999, 12, 31, 23, 59), datetime.datetime(2031, 5, 6, 7))
 NAMES = ("qwen3", "llama3_1", "smollm2")
+NO_GEMMA = pytest.mark.skip(
+    "no package has Gemma 2's chat template, only its tokenizer"
+)
 
 
 def with_template(text):
@@ -420,3 +423,27 @@ def test_an_export_of_llama_3_1_pads_with_its_own(real):
     )
     assert pad_of(named, of(named)) == theirs
     assert named.convert_tokens_to_ids(theirs) == 128004
+
+
+@pytest.mark.parametrize(
+    ("address", "tokenizer"),
+    [
+        ("backbone:llama3.1-8b", "llama3_1"),
+        ("backbone:qwen3-8b", "qwen3"),
+        pytest.param("backbone:gemma2-9b", "gemma2", marks=NO_GEMMA),
+        pytest.param("backbone:gemma2-27b", "gemma2", marks=NO_GEMMA),
+        ("smollm2:frozen", "smollm2"),
+    ],
+)
+def test_configs_of_backbones_take_the_tokenizer_of_their_backbone(
+    real_tokenizer, address, tokenizer
+):
+    contract, tokenizer = load(f"rm_jax:{address}").contract, real_tokenizer(tokenizer)
+    own = Encoder(make_contract(contract, tokenizer), tokenizer)
+    chat = [("user", "a?"), ("assistant", "b."), ("user", "c?")]
+    found = own.encode(record(chat, "d.", "no"))
+    lead = own.decode(found.prompt)
+    assert lead.count("a?") == lead.count("b.") == lead.count("c?") == 1
+    assert [own.decode(r).count("d.") for r in found.responses] == [1, 0]
+    begins = [token == tokenizer.bos_token_id for token in found.prompt[:2]]
+    assert begins == [contract.bos == "one", False]

@@ -1,9 +1,11 @@
 """Weights of others: what is read, that it computes the same, and what is refused."""
 
+import hashlib
 import importlib.util
 import json
 import os
 import pathlib
+import uuid
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import pytest
 import tinymodel
 from safetensors.numpy import save_file
 
-from rm_jax import models, pretrained
+from rm_jax import models, pretrained, store
 from rm_jax.manifest import named, nested
 from rm_jax.models import hf
 from rm_jax.models.arch import ArchConfig
@@ -159,6 +161,53 @@ def test_folders_that_are_refused(tmp_path):
         open_source("onnx:m")
 
 
+def test_what_lies_at_a_url_is_copied_once(tmp_path):
+    """A start opens the weights of its tokenizer, its arch and its parameters."""
+    write(tmp_path / "m")
+    url = f"memory://bucket-{uuid.uuid4().hex}/m"
+    for file in (tmp_path / "m").iterdir():
+        store.write_bytes(f"{url}/{file.name}", file.read_bytes())
+    first, second = open_source(f"hf:{url}"), open_source(f"hf:{url}")
+    assert first.files == second.files
+    store.remove_tree(url)
+    norm = second.tensors["model.norm.weight"].read()
+    np.testing.assert_array_equal(norm, arrays()["model.norm.weight"])
+
+
+def test_a_name_of_the_hub_is_one_commit_for_the_whole_process(tmp_path, monkeypatch):
+    """Tokenizer, arch and parameters are of one commit, whatever is pushed."""
+    commits, asked = iter("abc"), []
+
+    def download(name, revision, **_):
+        asked.append((name, revision))
+        folder = tmp_path / next(commits)
+        write(folder)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    where = lambda id: open_source(f"hf:{id}").where
+    assert [where("org/moves"), where("org/moves")] == ["hf:org/moves@a"] * 2
+    assert where("org/moves@main") == "hf:org/moves@b"
+    assert where("org/other") == "hf:org/other@c"
+    assert asked == [("org/moves", None), ("org/moves", "main"), ("org/other", None)]
+
+
+def test_the_sha256_of_weights_is_computed_once_until_they_change(
+    tmp_path, monkeypatch
+):
+    spec, file = write(tmp_path / "m"), tmp_path / "m" / "model.safetensors"
+    real, read = hashlib.file_digest, []
+    count = lambda *args: (read.append(1), real(*args))[1]
+    monkeypatch.setattr(hashlib, "file_digest", count)
+    line = lambda: f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+    for _ in range(2):
+        for _ in range(2):
+            got = open_source(spec).sha256()
+            assert got == hashlib.sha256(line().encode()).hexdigest()
+        write(tmp_path / "m", {n: 2 * x for n, x in arrays().items()})
+    assert len(read) == 2
+
+
 @pytest.mark.parametrize("name", ["score.weight", "v_head.summary.weight"])
 def test_heads_are_kept(tmp_path, name):
     one = np.linspace(-1, 1, 8, dtype=np.float32)[None]
@@ -173,6 +222,9 @@ def test_heads_are_kept(tmp_path, name):
     np.testing.assert_array_equal(head.params["head/kernel"], more[name].T)
     with pytest.raises(WeightsError, match="has no head of scores"):
         pretrained.head_of(open_source(write(tmp_path / "m")), 8)
+    two = arrays() | {"classifier.weight": one, name: one}
+    with pytest.raises(WeightsError, match=f"{name} and classifier.weight"):
+        pretrained.head_of(open_source(write(tmp_path / "m", two)), 8)
 
 
 def test_stories260k_equals_numpy(test_data):
