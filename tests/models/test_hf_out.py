@@ -67,6 +67,8 @@ CASES = {
         "qwen3",
         {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
     ),
+    "gemma2_slides": Case("gemma2", {"layer_types": ["sliding_attention"] * 5}),
+    "gemma2_full": Case("gemma2", {"layer_types": ["full_attention"] * 5}),
     "gemma2_cut": Case("gemma2", layers=1),
     "gemma3_cut": Case("gemma3", layers=4),
     "llama_yarn_fraction": Case(
@@ -115,7 +117,7 @@ def check(names, python: str, at) -> str:
 
 ONLY_5 = {
     *("qwen2_windows", "qwen3_windows", "gemma3", "gemma3_cut", "olmo2"),
-    *("llama_yarn_fraction", "llama_yarn_bounds"),
+    *("llama_yarn_fraction", "llama_yarn_bounds", "gemma2_slides", "gemma2_full"),
 }
 
 
