@@ -1,5 +1,6 @@
 """Exported folders: what is in them, that it is the model, and what is refused."""
 
+import dataclasses
 import http.server
 import json
 import pathlib
@@ -90,6 +91,8 @@ def test_both_dialects_and_what_the_others_ask_for(kind, exported):
     assert config["pad_token_id"] != config["eos_token_id"]
     name = "Mistral" if kind == "plain" else "Llama"
     assert config["architectures"] == [f"{name}ForSequenceClassification"]
+    words = pathlib.Path(folders[0], "README.md").read_text("utf-8")
+    assert "transformers 4.51 and 5 score it so." in words
     tokens = json.loads(pathlib.Path(folders[0], "tokenizer_config.json").read_text())
     assert tokens["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert tokens["model_input_names"] == ["input_ids", "attention_mask"]
@@ -305,6 +308,17 @@ def test_what_a_classifier_cannot_hold(make, tmp_path, changes, why):
     with pytest.raises((ExportError, NotExportable), match=why):
         export(str(tmp_path / "run"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_card_says_which_transformers_read_the_folder():
+    """And how 4.51 is told to compute what it drops by itself."""
+    arch = ArchConfig(16, 8, 2, 2, 1, 4, 16)
+    assert card._whole(arch)[0] == "transformers 4.51 and 5 score it so."
+    olmo2 = dataclasses.replace(arch, norm_at="outputs", qk_norm="all")
+    assert card._whole(olmo2)[0].startswith("transformers 5 only: ")
+    capped = dataclasses.replace(arch, attention_cap=50.0)
+    assert '    attn_implementation="eager",' in card._adapter("base", capped)
+    assert '    attn_implementation="eager",' not in card._adapter("base", arch)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A trained run as folders that transformers, TRL, OpenRLHF and vLLM load."""
+"""A trained run as folders that transformers, TRL and vLLM load."""
 
 from rm_jax.export.folder import export
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rm_jax import store
+from rm_jax.models import hf_out
+from rm_jax.models.arch import ArchConfig
 from rm_jax.serve.scorer import Scorer
 
 FIGURES = (
@@ -61,7 +63,7 @@ def card(scorer: Scorer, model_type: str, dtype: str, base: str = "") -> str:
         "conversation with the tokenizer's chat template, and tokenise it with "
         "`add_special_tokens=False`. `python verify.py` checks the folder.",
         "",
-        *(_loading(base) if base else []),
+        *(_adapter(base, arch) if base else _whole(arch)),
         f"Longer conversations than {scorer.contract.max_length} tokens: in training "
         f"`{scorer.contract.over_long}` (truncation_side "
         f"`{scorer.contract.truncation_side}`).",
@@ -79,7 +81,20 @@ def card(scorer: Scorer, model_type: str, dtype: str, base: str = "") -> str:
     return "\n".join(lines)
 
 
-def _loading(base: str) -> list[str]:
+def _whole(arch: ArchConfig) -> list[str]:
+    read = hf_out.versions(arch)
+    text = f"transformers {read} score it so."
+    if read == "5":
+        text = (
+            "transformers 5 only: 4.51 has no such classifier, or scores otherwise "
+            "without a word."
+        )
+    return [text, ""]
+
+
+def _adapter(base: str, arch: ArchConfig) -> list[str]:
+    # What 4.51 chooses by itself has no cap.
+    eager = ['    attn_implementation="eager",'] if arch.attention_cap else []
     return [
         "The folder holds adapters and the head of scores; the trunk is that of "
         f"`{base}`. The padding token is the tokenizer's, which the base may not know:",
@@ -87,7 +102,8 @@ def _loading(base: str) -> list[str]:
         "```python",
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
         "base = AutoModelForSequenceClassification.from_pretrained(",
-        f"    {base!r}, num_labels=1, pad_token_id=tokenizer.pad_token_id",
+        f"    {base!r}, num_labels=1, pad_token_id=tokenizer.pad_token_id,",
+        *eager,
         ")",
         "model = PeftModel.from_pretrained(base, FOLDER)",
         "```",

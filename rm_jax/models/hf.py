@@ -22,7 +22,7 @@ def arch_fields(config: Config) -> dict[str, Any]:
       UnknownModel: a model_type or a value that is not computed here; names it.
     """
     of = family(config)
-    fields = of.fields(hf_checks.checked(config))
+    fields = of.fields(hf_checks.checked(config, of.defaults))
     hf_checks.check_fields(fields)
     return fields
 

@@ -68,19 +68,23 @@ _OF_ROPE: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("rope_type", "type"), (_is_text, "a name")),
     "truncate": (lambda x: isinstance(x, bool), "true or false"),
 }
-# Where null says something else than nothing: no window.
-NULLS = ("sliding_window",)
 
 
-def checked(config: Config) -> dict[str, Any]:
-    """The config without words that are null: they are as if they were not there.
+def checked(config: Config, defaults: Config) -> dict[str, Any]:
+    """The config with the defaults of missing words, without words that are null.
+
+    So null is off where a missing word is not.
+
+    Args:
+      config: as it is read.
+      defaults: of its family, those that are not nothing.
 
     Raises:
       UnknownModel: a word that is not of its kind; names it and the kind.
     """
-    out = {k: v for k, v in config.items() if v is not None or k in NULLS}
+    out = {k: v for k, v in {**defaults, **config}.items() if v is not None}
     for key, value in out.items():
-        if key in _KINDS and value is not None:
+        if key in _KINDS:
             _check(key, value, *_KINDS[key])
             out[key] = float(value) if key in NUMBERS else value
     for key in ("rope_parameters", "rope_scaling"):

@@ -23,6 +23,8 @@ class Family(NamedTuple):
       lm_head: name of the tensor of logits, whole.
       ignored: regexes of tensors that hold no parameter of the trunk.
       classifier: the class that transformers has for scores.
+      defaults: what transformers takes where a word is missing, where null is another
+        value: off, or none of its own.
     """
 
     fields: Callable[[Config], dict[str, Any]]
@@ -31,6 +33,7 @@ class Family(NamedTuple):
     lm_head: str
     ignored: tuple[str, ...]
     classifier: str
+    defaults: Config = {}
 
 
 def _llama(config: Config) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def _llama(config: Config) -> dict[str, Any]:
     words.only(config, pretraining_tp=1)
     return {
         **words.sizes(config),
-        **words.rope(config),
+        **words.rope(config, config.get("rope_theta", 10000.0)),
         "norm_eps": config.get("rms_norm_eps", 1e-6),
         "activation": words.activation(config, "hidden_act", "silu"),
         "biases": biases,
@@ -51,18 +54,11 @@ def _llama(config: Config) -> dict[str, Any]:
 
 
 def _mistral(config: Config) -> dict[str, Any]:
-    return _llama(config) | {"windows": (_window(config),)}
-
-
-def _window(config: Config) -> int:
-    """0 where it is null; where nothing is said, what transformers takes then."""
-    return config.get("sliding_window", 4096) or 0
+    return _llama(config) | {"windows": (config.get("sliding_window", 0),)}
 
 
 def _qwen2(config: Config) -> dict[str, Any]:
-    window = (config.get("sliding_window") or 0) * bool(
-        config.get("use_sliding_window")
-    )
+    window = config.get("sliding_window", 0) * bool(config.get("use_sliding_window"))
     whole = config.get("max_window_layers", 28)
     layers = range(words.need(config, "num_hidden_layers"))
     kinds = [
@@ -86,13 +82,13 @@ def _gemma2(config: Config) -> dict[str, Any]:
         ),
         "norm": "rms_plus_one",
         "norm_at": "both",
-        "embed_scale": math.sqrt(config["hidden_size"]),
+        "embed_scale": math.sqrt(words.need(config, "hidden_size")),
         "query_scale": config.get("query_pre_attn_scalar", 256) ** -0.5,
-        "attention_cap": float(config.get("attn_logit_softcapping") or 0.0),
-        "logit_cap": float(config.get("final_logit_softcapping") or 0.0),
+        "attention_cap": config.get("attn_logit_softcapping", 0.0),
+        "logit_cap": config.get("final_logit_softcapping", 0.0),
         **words.tied(config, True),
     }
-    window = _window(config)
+    window = config.get("sliding_window", 0)
     return fields | {"windows": words.windows(config, window, words.every(config, 2))}
 
 
@@ -102,16 +98,9 @@ def _gemma3(config: Config) -> dict[str, Any]:
         **config,
         "layer_types": config.get("layer_types") or words.every(config, every),
     }
-    if "rope_parameters" in config:
-        local = words.rope(config, "sliding_attention")
-        if "rope_scaling" in local:
-            raise UnknownModel("config.json: rope of sliding_attention is scaled")
-        whole, local = words.rope(config, "full_attention"), local["rope_base"]
-    else:
-        whole = words.rope({"rope_theta": 1e6, **config})
-        local = float(config.get("rope_local_base_freq", 10000.0))
-    fields = _gemma2({**config, "rope_parameters": {"rope_type": "default"}})
-    return fields | {"qk_norm": "head", **whole, "rope_local_base": local}
+    bases = (config["rope_theta"], config["rope_local_base_freq"])
+    ropes = words.two_ropes(config, *bases, both_scaled=False)
+    return _gemma2(config) | {"qk_norm": "head", **ropes}
 
 
 def _olmo2(config: Config) -> dict[str, Any]:
@@ -125,14 +114,14 @@ EVERYWHERE = ("q", "k", "v", "o", "up", "down", "norm")
 
 def _gpt_neox(config: Config) -> dict[str, Any]:
     sizes = words.sizes(config)
-    found = config.get("rope_parameters") or {}
+    found = config.get("rope_scaling") or config.get("rope_parameters") or {}
     share = found.get("partial_rotary_factor", config.get("rotary_pct", 0.25))
     biases = EVERYWHERE
     if config.get("attention_bias") is False:
         biases = tuple(n for n in biases if n not in ("q", "k", "v", "o"))
     return {
         **sizes,
-        **words.rope(config),
+        **words.rope(config, config.get("rotary_emb_base", 10000.0)),
         **LAYER_NORM,
         "rotary_dim": int(sizes["head_dim"] * share),
         "norm_eps": config.get("layer_norm_eps", 1e-5),
@@ -168,15 +157,8 @@ def _modernbert(config: Config) -> dict[str, Any]:
     every = config.get("global_attn_every_n_layers") or 3
     layers = range(words.need(config, "num_hidden_layers"))
     kinds = ["sliding_attention" if i % every else "full_attention" for i in layers]
-    if "rope_parameters" in config:
-        whole = words.rope(config, "full_attention")
-        local = words.rope(config, "sliding_attention")
-        if "rope_scaling" in local:
-            raise UnknownModel("config.json: rope of sliding_attention is scaled")
-        local = local["rope_base"]
-    else:
-        whole = {"rope_base": float(config.get("global_rope_theta", 160000.0))}
-        local = float(config.get("local_rope_theta") or whole["rope_base"])
+    base = config["global_rope_theta"]
+    bases = (base, config.get("local_rope_theta", base))
     # A window of n tokens reaches n / 2 to either side, the token itself not counted.
     window = config.get("local_attention", 128) // 2 + 1
     biases = ("q", "k", "v", "o") if config.get("attention_bias") else ()
@@ -184,8 +166,7 @@ def _modernbert(config: Config) -> dict[str, Any]:
     biases += ("norm",) if config.get("norm_bias") else ()
     return {
         **words.sizes(config),
-        **whole,
-        "rope_local_base": local,
+        **words.two_ropes(config, *bases, both_scaled=True),
         "windows": words.windows(config, window, kinds),
         "attention": "full",
         "norm": "layer",
@@ -198,6 +179,21 @@ def _modernbert(config: Config) -> dict[str, Any]:
     }
 
 
+def _encoder(config: Config, eps: float) -> dict[str, Any]:
+    """What BERT and DeBERTa share."""
+    return {
+        **LAYER_NORM,
+        "attention": "full",
+        "norm_at": "after_sum",
+        "norm_eps": config.get("layer_norm_eps", eps),
+        "final_norm": False,
+        "embed_norm": True,
+        "activation": words.activation(config, "hidden_act", "gelu"),
+        "biases": EVERYWHERE,
+        "lm_head": "none",
+    }
+
+
 def _bert(config: Config) -> dict[str, Any]:
     words.only(config, position_embedding_type="absolute", is_decoder=False)
     words.only(config, add_cross_attention=False)
@@ -206,17 +202,9 @@ def _bert(config: Config) -> dict[str, Any]:
     ahead = words.need(config, "pad_token_id") + 1 if of_pad else 0
     return {
         **words.sizes(config),
-        **LAYER_NORM,
-        "attention": "full",
-        "norm_at": "after_sum",
-        "norm_eps": config.get("layer_norm_eps", 1e-12),
-        "final_norm": False,
-        "embed_norm": True,
-        "activation": words.activation(config, "hidden_act", "gelu"),
-        "biases": EVERYWHERE,
+        **_encoder(config, 1e-12),
         "positions": "learned",
         "position_rows": words.need(config, "max_position_embeddings") - ahead,
-        "lm_head": "none",
     }
 
 
@@ -230,7 +218,8 @@ def _deberta(config: Config) -> dict[str, Any]:
         )
     words.only(config, relative_attention=True, share_att_key=True, type_vocab_size=0)
     words.only(config, position_biased_input=False, norm_rel_ebd="layer_norm")
-    words.only(config, conv_kernel_size=0, embedding_size=config["hidden_size"])
+    words.only(config, conv_kernel_size=0)
+    words.only(config, embedding_size=words.need(config, "hidden_size"))
     for key in ("share_att_key", "relative_attention", "norm_rel_ebd"):
         words.need(config, key)
     if config.get("position_biased_input", True):
@@ -246,19 +235,11 @@ def _deberta(config: Config) -> dict[str, Any]:
     sizes = words.sizes(config)
     return {
         **sizes,
-        **LAYER_NORM,
-        "attention": "full",
-        "norm_at": "after_sum",
-        "norm_eps": config.get("layer_norm_eps", 1e-7),
-        "final_norm": False,
-        "embed_norm": True,
-        "activation": words.activation(config, "hidden_act", "gelu"),
-        "biases": EVERYWHERE,
+        **_encoder(config, 1e-7),
         "positions": "relative",
         "position_rows": 2 * buckets,
         "relative_distance": distance,
         "query_scale": (3 * sizes["head_dim"]) ** -0.5,
-        "lm_head": "none",
     }
 
 
@@ -266,19 +247,45 @@ BUFFERS = (r"(^|\.)rotary_emb\.inv_freq$", r"\.attention\.(bias|masked_bias)$")
 
 
 def _decoder(
-    fields: Callable[[Config], dict[str, Any]], rules: tuple[Rule, ...], name: str
+    fields: Callable[[Config], dict[str, Any]],
+    rules: tuple[Rule, ...],
+    name: str,
+    **defaults: Any,
 ) -> Family:
     classifier = f"{name}ForSequenceClassification"
-    return Family(fields, rules, "model.", "lm_head.weight", BUFFERS[:1], classifier)
+    head, ignored = "lm_head.weight", BUFFERS[:1]
+    return Family(fields, rules, "model.", head, ignored, classifier, defaults)
 
 
+_QWEN = {"num_key_value_heads": 32, "sliding_window": 4096}
+_GEMMA = {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096}
 FAMILIES: dict[str, Family] = {
     "llama": _decoder(_llama, names.LLAMA, "Llama"),
-    "mistral": _decoder(_mistral, names.LLAMA, "Mistral"),
-    "qwen2": _decoder(_qwen2, names.LLAMA, "Qwen2"),
-    "qwen3": _decoder(_qwen3, names.LLAMA, "Qwen3"),
-    "gemma2": _decoder(_gemma2, names.GEMMA, "Gemma2"),
-    "gemma3_text": _decoder(_gemma3, names.GEMMA, "Gemma3Text"),
+    "mistral": _decoder(
+        _mistral,
+        names.LLAMA,
+        "Mistral",
+        num_key_value_heads=8,
+        sliding_window=4096,
+    ),
+    "qwen2": _decoder(_qwen2, names.LLAMA, "Qwen2", **_QWEN),
+    "qwen3": _decoder(_qwen3, names.LLAMA, "Qwen3", **_QWEN, head_dim=128),
+    "gemma2": _decoder(
+        _gemma2,
+        names.GEMMA,
+        "Gemma2",
+        **_GEMMA,
+        attn_logit_softcapping=50.0,
+        final_logit_softcapping=30.0,
+    ),
+    "gemma3_text": _decoder(
+        _gemma3,
+        names.GEMMA,
+        "Gemma3Text",
+        **_GEMMA,
+        rope_theta=1e6,
+        rope_local_base_freq=1e4,
+    ),
     "olmo2": _decoder(_olmo2, names.OLMO2, "Olmo2"),
     "gpt_neox": Family(
         _gpt_neox,
@@ -303,6 +310,7 @@ FAMILIES: dict[str, Family] = {
         "",
         (r"^(head|decoder)\.",),
         "ModernBertForSequenceClassification",
+        {"global_rope_theta": 160000.0, "local_rope_theta": 10000.0},
     ),
     "bert": Family(
         _bert,

@@ -1,7 +1,8 @@
-"""ArchConfig to a config.json that transformers 4 and 5 read alike.
+"""ArchConfig to a config.json that transformers 4.51 and 5 read alike, where they can.
 
-transformers 5 writes `rope_parameters` and `dtype`, of which 4.x reads nothing and
-takes its defaults instead, without a word; so both dialects are written.
+transformers 5 writes `rope_parameters` and `dtype`, of which 4.51 reads nothing and
+takes its defaults instead, without a word; so both dialects are written. What 4.51 has
+not, or computes otherwise, `versions` says.
 """
 
 import dataclasses
@@ -41,15 +42,36 @@ def to_config(arch: ArchConfig, max_length: int) -> dict[str, Any]:
     unlike = [
         f.name
         for f in dataclasses.fields(ArchConfig)
-        if f.name not in (*RUNTIME, "lm_head", "pooling")
+        if f.name not in (*RUNTIME, "lm_head", "pooling", "windows")
         and getattr(back, f.name) != getattr(trunk, f.name)
     ]
+    # A pattern may be longer than a trunk that was cut.
+    unlike += ["windows"] * (_windows(back) != _windows(trunk))
     if unlike:
         values = ", ".join(f"{n} = {getattr(trunk, n)!r:.60}" for n in unlike)
         raise NotExportable(
             f"no {hf.family(config).classifier} of transformers has {values}"
         )
     return config
+
+
+def versions(arch: ArchConfig) -> str:
+    """The transformers that score `to_config` as we do: "4.51 and 5", or "5" alone.
+
+    4.51 has no classifier of Gemma 3 and OLMo 2. It lays a window of Qwen over all
+    layers and one of Gemma 2 over every other. YaRN's factor is to it a ratio of two
+    whole lengths, and it always rounds the bounds.
+    """
+    model_type, slides = _model_type(arch), [bool(w) for w in _windows(arch)]
+    if model_type == "gemma2":
+        same = slides == [i % 2 == 0 for i in range(arch.n_layers)]
+    else:
+        same = len(set(slides)) == 1 and model_type not in ("gemma3_text", "olmo2")
+    scaling = dict(arch.rope_scaling)
+    if scaling.get("rule") == "yarn":
+        whole = scaling["factor"] * scaling[ORIGINAL]
+        same = same and scaling["truncate"] and whole == round(whole)
+    return "4.51 and 5" if same else "5"
 
 
 def check_causal(arch: ArchConfig) -> None:
@@ -77,10 +99,19 @@ def _model_type(arch: ArchConfig) -> str:
         return "qwen3"
     if arch.biases == ("q", "k", "v"):
         return "qwen2"
-    return "mistral" if arch.windows != (0,) and arch.pattern == 1 else "llama"
+    slides = _windows(arch)
+    return "mistral" if slides[0] and len(set(slides)) == 1 else "llama"
+
+
+def _windows(arch: ArchConfig) -> tuple[int, ...]:
+    """Of every layer."""
+    return tuple(arch.window(i) for i in range(arch.n_layers))
 
 
 def _sizes(arch: ArchConfig, max_length: int) -> dict[str, Any]:
+    scaling = dict(arch.rope_scaling)
+    if scaling.get("rule") == "yarn":  # 4.51 takes the factor from this
+        max_length = round(scaling["factor"] * scaling[ORIGINAL])
     return {
         "hidden_size": arch.d_model,
         "intermediate_size": arch.d_ff,
@@ -105,11 +136,6 @@ def _rope(arch: ArchConfig, **more: Any) -> dict[str, Any]:
     return out | ({"rope_scaling": found} if scaling else {})
 
 
-def _kinds(arch: ArchConfig) -> list[str]:
-    of = {True: "sliding_attention", False: "full_attention"}
-    return [of[bool(arch.window(i))] for i in range(arch.n_layers)]
-
-
 def _decoder(arch: ArchConfig, max_length: int) -> dict[str, Any]:
     """Llama and its relatives."""
     config = _sizes(arch, max_length) | {
@@ -121,29 +147,35 @@ def _decoder(arch: ArchConfig, max_length: int) -> dict[str, Any]:
         "mlp_bias": "down" in arch.biases,
         **_rope(arch),
     }
-    window = max(arch.windows)
-    if _model_type(arch) == "mistral":
+    window = max(_windows(arch))
+    model_type = _model_type(arch)
+    if model_type == "mistral":
         return config | {"sliding_window": window}
-    if window:
-        config |= {
-            "layer_types": _kinds(arch),
-            "sliding_window": window,
-            "use_sliding_window": True,
-            "max_window_layers": _kinds(arch).index("sliding_attention"),
-        }
-    return config
+    if model_type in ("llama", "olmo2"):
+        return config
+    kinds = ["sliding_attention" if w else "full_attention" for w in _windows(arch)]
+    return config | {
+        "layer_types": kinds,
+        # Not left out: 4.51 would take 4096, used or not.
+        "sliding_window": window or None,
+        "use_sliding_window": window > 0,
+        "max_window_layers": [*kinds, "sliding_attention"].index("sliding_attention"),
+    }
 
 
 def _gemma(arch: ArchConfig, max_length: int) -> dict[str, Any]:
     config = _decoder(arch, max_length)
     of_act = config.pop("hidden_act")
+    if arch.attention_cap:  # the attention that transformers chooses has no cap
+        config["_attn_implementation"] = "eager"
     return config | {
         "hidden_activation": of_act,
         "hidden_act": of_act,
         "query_pre_attn_scalar": _scalar(arch),
         "attn_logit_softcapping": arch.attention_cap or None,
         "final_logit_softcapping": arch.logit_cap or None,
-        "sliding_window": max(arch.windows) or None,
+        # transformers 5 makes a mask of it even where no layer slides.
+        "sliding_window": max(_windows(arch)) or max_length,
     }
 
 

@@ -71,18 +71,52 @@ def sizes(config: Config) -> dict[str, Any]:
     }
 
 
-def rope(config: Config, kind: str = "") -> dict[str, Any]:
-    """Base and scaling, in the dialect of transformers 5 (rope_parameters) or of 4."""
-    found = config.get("rope_parameters")
-    if found is None:
-        scaling = config.get("rope_scaling") or {}
-        kind_of = scaling.get("rope_type", scaling.get("type", "default"))
-        theta = config.get("rope_theta", config.get("rotary_emb_base", 10000.0))
-        found = {**scaling, "rope_type": kind_of, "rope_theta": theta}
-    elif kind and kind in found:
-        found = found[kind]
-    rule = found.get("rope_type", "default")
-    base = float(found.get("rope_theta", 10000.0))
+def rope(config: Config, base: float) -> dict[str, Any]:
+    """Base and scaling, in the dialect of transformers 5 (rope_parameters) or of 4.
+
+    Args:
+      config: of a model with one rope.
+      base: where neither has one of its own.
+    """
+    found = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    return _rope(config, found, base)
+
+
+def two_ropes(
+    config: Config, base: float, local: float, both_scaled: bool
+) -> dict[str, Any]:
+    """That of layers which see all, and that of layers with a window.
+
+    Args:
+      config: of a model with both.
+      base: of the former, where rope_parameters has none.
+      local: of the latter, likewise.
+      both_scaled: whether rope_scaling, of transformers 4, is of both.
+
+    Raises:
+      UnknownModel: a scaled local rope; words for all layers that transformers passes
+        over and that say something else than what it takes then.
+    """
+    found, scaling = config.get("rope_parameters", {}), config.get("rope_scaling", {})
+    taken = {"rope_type": "default", "rope_theta": base}
+    for key in sorted(set(found) - {"full_attention", "sliding_attention"}):
+        if found[key] != taken.get(key):
+            raise UnknownModel(
+                f"config.json of {config['model_type']}: rope_parameters.{key} = "
+                f"{found[key]!r:.80}, which transformers passes over: it reads those "
+                "of full_attention and of sliding_attention"
+            )
+    whole = _rope(config, {**found.get("full_attention", {}), **scaling}, base)
+    near = found.get("sliding_attention", {})
+    near = _rope(config, {**near, **scaling} if both_scaled else near, local)
+    if "rope_scaling" in near:
+        raise UnknownModel("config.json: rope of sliding_attention is scaled")
+    return whole | {"rope_local_base": near["rope_base"]}
+
+
+def _rope(config: Config, found: Config, base: float) -> dict[str, Any]:
+    rule = found.get("rope_type", found.get("type", "default"))
+    base = float(found.get("rope_theta", base))
     if rule == "default":
         return {"rope_base": base}
     if rule not in rules.RULES:
@@ -126,11 +160,8 @@ def windows(config: Config, window: int, default: Sequence[str]) -> tuple[int, .
     known = {"full_attention": 0, "sliding_attention": window}
     if unknown := sorted(set(kinds) - set(known)):
         raise UnknownModel(f"config.json: layer_types has {unknown}")
-    if len(kinds) != config["num_hidden_layers"]:
-        raise UnknownModel(
-            f"config.json: {len(kinds)} layer_types for "
-            f"{config['num_hidden_layers']} layers"
-        )
+    if len(kinds) != (layers := need(config, "num_hidden_layers")):
+        raise UnknownModel(f"config.json: {len(kinds)} layer_types for {layers} layers")
     each = [known[kind] for kind in kinds]
     for n in range(1, len(each)):
         if all(w == each[i % n] for i, w in enumerate(each)):
@@ -140,7 +171,7 @@ def windows(config: Config, window: int, default: Sequence[str]) -> tuple[int, .
 
 def every(config: Config, n: int) -> list[str]:
     """Every n-th layer sees all, the others a window."""
-    layers = range(config["num_hidden_layers"])
+    layers = range(need(config, "num_hidden_layers"))
     kind = lambda i: "sliding_attention" if (i + 1) % n else "full_attention"
     return [kind(i) for i in layers]
 

@@ -4,12 +4,18 @@
 transformers on PyTorch.
 """
 
+import functools
 import json
 import pathlib
 import zlib
 
+import jax
 import numpy as np
 
+from rm_jax import models, pretrained
+from rm_jax.manifest import named, nested
+from rm_jax.models import hf
+from rm_jax.models.arch import ArchConfig
 from rm_jax.weights.tensors import Source, Tensor
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "backbones.npz"
@@ -146,6 +152,35 @@ def source(config: dict, shapes: dict[str, tuple[int, ...]]) -> Source:
         for name, shape in shapes.items()
     }
     return Source("memory", config, tensors, None)
+
+
+@functools.cache
+def golden():
+    """Arrays by case, and what they are of."""
+    found = dict(np.load(GOLDEN))
+    return found, json.loads(found.pop("about").tobytes())
+
+
+@functools.cache
+def ours(case: str) -> tuple[ArchConfig, dict]:
+    """Arch and parameters of a case, loaded as from a folder."""
+    about = golden()[1][case]
+    fields = hf.arch_fields(about["config"]) | {"lm_head": "none"}
+    arch = ArchConfig(**fields, attention_block=16)
+    return arch, loaded(arch, about["config"], about["tensors"])
+
+
+def loaded(arch: ArchConfig, config: dict, shapes: dict) -> dict:
+    """Parameters of an arch, the lowest layers of what the config says or all."""
+    init, _ = models.functions(arch)
+    want = named(jax.eval_shape(init, jax.random.key(0)))[0]
+    home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = {
+        p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=home)
+        for p, x in want.items()
+    }
+    arrays = pretrained.load(source(config, shapes), arch, like)
+    return nested(arrays | {"head": head(arch.d_model)})
 
 
 def torch_model(config: dict):

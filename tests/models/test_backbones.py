@@ -1,6 +1,5 @@
 """Every family of backbones against transformers: goldens, and PyTorch beside us."""
 
-import functools
 import json
 
 import backbones
@@ -8,39 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from rm_jax import models, pretrained
-from rm_jax.manifest import named, nested
-from rm_jax.models import hf
-from rm_jax.models.arch import ArchConfig, from_json
+from rm_jax import models
+from rm_jax.models.arch import from_json
 from rm_jax.models.transformer import Layers
 from rm_jax.types import PackedBatch
 
 TOLERANCE = 1e-4
-
-
-@functools.cache
-def golden():
-    """Arrays by case, and what they are of."""
-    found = dict(np.load(backbones.GOLDEN))
-    return found, json.loads(found.pop("about").tobytes())
-
-
-@functools.cache
-def ours(case: str) -> tuple[ArchConfig, dict]:
-    """Arch and parameters of a case, loaded as from a folder."""
-    about = golden()[1][case]
-    fields = hf.arch_fields(about["config"]) | {"lm_head": "none"}
-    arch = ArchConfig(**fields, attention_block=16)
-    init, _ = models.functions(arch)
-    shapes = named(jax.eval_shape(init, jax.random.key(0)))[0]
-    home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = {
-        p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=home)
-        for p, x in shapes.items()
-    }
-    source = backbones.source(about["config"], about["tensors"])
-    arrays = pretrained.load(source, arch, like)
-    return arch, nested(arrays | {"head": backbones.head(arch.d_model)})
 
 
 def batch(*rows: list[list[np.ndarray]]) -> PackedBatch:
@@ -85,7 +57,7 @@ def shared(prompt, *responses):
 
 def scores(case):
     """Of `backbones.scored()`: packed, then two responses that share their prompt."""
-    arch, params = ours(case)
+    arch, params = backbones.ours(case)
     apply = jax.jit(models.functions(arch)[1], static_argnums=(2, 3, 4))
     a, b, c, d = backbones.sequences()
     packed = apply(params, batch([a], [b, c, d]), 4, 1, None).scores[:, 0]
@@ -103,8 +75,8 @@ def assert_near(got, want):
 
 @pytest.mark.parametrize("case", backbones.CASES)
 def test_hidden_states_and_scores_are_transformers_own(case):
-    arrays, _ = golden()
-    arch, params = ours(case)
+    arrays, _ = backbones.golden()
+    arch, params = backbones.ours(case)
     assert from_json(json.loads(json.dumps(arch.to_json()))) == arch
     rows = batch([backbones.sequences()[0]])
     got = Layers(arch).apply({"params": params}, rows, lambda x: x)
@@ -116,8 +88,8 @@ def test_hidden_states_and_scores_are_transformers_own(case):
 @pytest.mark.parametrize("case", backbones.CASES)
 def test_hidden_states_and_scores_beside_pytorch(case):
     """Padded, packed, longer than the window and than what a long rope began with."""
-    about, config = golden()[1][case], backbones.CASES[case]
-    arch, params = ours(case)
+    about, config = backbones.golden()[1][case], backbones.CASES[case]
+    arch, params = backbones.ours(case)
     model = backbones.torch_model(config)
     state = model.state_dict()
     shapes = {n: list(x.shape) for n, x in state.items() if x.is_floating_point()}
