@@ -42,7 +42,6 @@ def _llama(config: Config) -> dict[str, Any]:
         biases += ("q", "k", "v", "o")
     if config.get("mlp_bias"):
         biases += ("gate", "up", "down")
-    words.only(config, pretraining_tp=1)
     return {
         **words.sizes(config),
         **words.rope(config, config.get("rope_theta", 10000.0)),
