@@ -75,7 +75,11 @@ CASES = {
         "llama", {"rope_parameters": backbones.YARN | {"factor": 2.3}}
     ),
     "llama_yarn_bounds": Case(
-        "llama", {"rope_parameters": backbones.YARN | {"truncate": False}}
+        "llama",
+        {
+            "rope_parameters": backbones.YARN
+            | {"original_max_position_embeddings": 1024, "truncate": False}
+        },
     ),
     "gpt_neox_yarn": Case("gpt_neox", {"rope_parameters": backbones.YARN}),
 }
