@@ -56,7 +56,7 @@ def where_to_start(
         if place and (place is resume or place.steps()):
             state, meta, step = place.restore(built.shapes, on_event=on_event)
             check_model(place.directory, meta, built)
-            if place is resume and built.weights:
+            if place is resume and config.model.features:  # else it has the trunk
                 _check_weights(config.train.resume, built)
             windows = [
                 {k: [float(total), n] for k, (total, n) in log.items()}

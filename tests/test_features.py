@@ -436,3 +436,15 @@ def test_the_trunk_may_be_sharded(make, weights, tmp_path, monkeypatch):
         a, b = (x[name][3].read(np.arange(12)) for x in (one, eight))
         for x, y in zip(a, b, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_whole_model_goes_on_elsewhere(config, weights, tmp_path, several):
+    """Its checkpoint has the trunk: the weights it started from are not asked about."""
+    more = {"model__init": [weights, weights], "members__count": 2} if several else {}
+    train(config(**more, train__duration="2 steps"), tmp_path / "first")
+    info = json.loads((tmp_path / "first" / "run.json").read_text())
+    assert isinstance(info["weights"], list) == several
+    resume = {"train__resume": str(tmp_path / "first")}
+    done, _ = train(config(**more, **resume), tmp_path / "second")
+    assert done and arrays(tmp_path / "second", 4)
